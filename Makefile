@@ -1,0 +1,73 @@
+# The commands of this project: `make help` lists them.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+ENV ?= development
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+PLAYBOOK = ansible-playbook -i inventories/$(ENV)
+CONTAINER = lvao-development
+
+.PHONY: help
+help: ## List the commands
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+##@ On your machine
+
+.PHONY: dev
+dev: ## Run Airflow, its database and its object store on this machine, with your DAGs in it
+	@bin/setup docker
+	@$(PLAYBOOK) playbooks/development.yml
+
+.PHONY: dags
+dags: ## List the DAGs of the running development environment, and what fails to import
+	@docker exec $(CONTAINER) airflow dags list
+	@docker exec $(CONTAINER) airflow dags list-import-errors
+
+.PHONY: logs
+logs: ## Follow the logs of its units
+	@docker exec -it $(CONTAINER) journalctl --follow --lines=50 --unit='lvao-airflow-*'
+
+.PHONY: shell
+shell: ## Open a root shell on it
+	@docker exec -it $(CONTAINER) bash
+
+.PHONY: destroy
+destroy: ## Remove it, with its data
+	@docker rm --force --volumes $(CONTAINER)
+	@rm -rf .cache/development
+
+.PHONY: deploy
+deploy: ## Deploy an environment: make deploy ENV=preprod
+	@bin/setup
+	@$(PLAYBOOK) playbooks/site.yml
+
+.PHONY: canary
+canary: ## Prove that an environment works, by a DAG run and its log: make canary ENV=preprod
+	@bin/setup
+	@$(PLAYBOOK) playbooks/canary.yml
+
+.PHONY: test
+test: ## Run every test: lint, unit, DAGs, Molecule
+	@bin/setup docker dags
+	@$(MAKE) --no-print-directory lint
+	@bin/test
+
+.PHONY: lint
+lint: ## Check style and syntax
+	@bin/setup
+	@ruff check && ruff format --check
+	@yamllint --strict .
+	@ansible-lint
+	@for playbook in playbooks/*.yml; do $(PLAYBOOK) --syntax-check $$playbook >/dev/null || exit 1; done
+
+.PHONY: test-unit test-dags molecule
+
+LOCK = uv pip compile --quiet pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links
+
+.PHONY: lock
+lock: ## Renew the locked packages in requirements/, and what is derived from them
+	@bin/setup
+	@for group in uv airflow dev; do $(LOCK) --upgrade --group $$group --output-file requirements/$$group.txt; done
+	@$(LOCK) --upgrade --group dag-tests --constraints requirements/airflow.txt --output-file requirements/dag-tests.txt
+	@bin/setup dags
+	@.venv-airflow/bin/python bin/airflow-settings > roles/airflow/vars/main/settings.yml

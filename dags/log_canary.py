@@ -1,0 +1,42 @@
+"""Proves that tasks run and that their logs reach the bucket.
+
+A deploy triggers it with a random `token`, and then looks for the token in the bucket and in Airflow's own log page.
+"""
+
+import logging
+import secrets
+from datetime import datetime, timedelta
+
+from airflow.sdk import Param, dag, get_current_context, task
+
+log = logging.getLogger(__name__)
+
+
+@dag(
+    description="Logs a random token, which proves that tasks run and that their logs are stored",
+    schedule=None,
+    start_date=datetime(2026, 1, 1),
+    is_paused_upon_creation=False,
+    tags=["platform"],
+    default_args={"owner": "platform", "retries": 0, "execution_timeout": timedelta(minutes=5)},
+    params={"token": Param("", type="string", description="What to log; a random token by default")},
+    doc_md=f"{__doc__}\nRetries: none, for a canary that needs a second try has failed.",
+)
+def log_canary() -> None:
+    """Log a token."""
+
+    @task
+    def write_token() -> str:
+        """Log the token of the run.
+
+        Returns:
+            The token.
+        """
+        token = get_current_context()["params"]["token"] or secrets.token_hex(16)
+        log.info("log canary: %s", token)
+        return token
+
+    write_token()
+
+
+log_canary()
