@@ -1,0 +1,60 @@
+"""Prove that Airflow can keep its logs in a bucket: write, list, read and delete a probe there.
+
+Reads a JSON object from standard input, so that no secret shows in a process list:
+
+- `client`: arguments of boto3's client (`endpoint_url`, `region_name`, keys);
+- `config`: options of botocore's Config;
+- `bucket`, and `key`, the name of the probe;
+- `create`: whether to create a bucket that is missing.
+
+Prints `created` if it created the bucket. Ends with a sentence on standard error, and status 1, if the storage refuses something.
+"""
+
+import json
+import sys
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+CONTENT = b"written by lvao-airflow"
+HINTS = {
+    "SignatureDoesNotMatch": "airflow_logging_secret_key, or airflow_logging_region, is wrong",
+    "InvalidAccessKeyId": "airflow_logging_access_key is unknown there",
+    "AccessDenied": "airflow_logging_access_key is unknown there, or lacks the right: it needs to write, list, read and delete",
+    "NoSuchBucket": "airflow_logging_bucket_url names a bucket that does not exist: create it, or set airflow_logging_bucket_create",
+}
+
+question = json.load(sys.stdin)
+bucket, key = question["bucket"], question["key"]
+retries = {"retries": {"max_attempts": 2}, "connect_timeout": 10, "read_timeout": 20}
+storage = boto3.client("s3", **question["client"], config=Config(**(retries | question["config"])))
+step = "write"
+
+
+def write() -> None:
+    """Write the probe."""
+    storage.put_object(Bucket=bucket, Key=key, Body=CONTENT)
+
+
+try:
+    try:
+        write()
+    except storage.exceptions.NoSuchBucket:
+        if not question["create"]:
+            raise
+        storage.create_bucket(Bucket=bucket)
+        print("created")
+        write()
+    step = "list"
+    storage.list_objects_v2(Bucket=bucket, Prefix=key)
+    step = "read"
+    if storage.get_object(Bucket=bucket, Key=key)["Body"].read() != CONTENT:
+        sys.exit(f"Cannot read from the bucket {bucket}: what comes back is not what was written.")
+    step = "delete"
+    storage.delete_object(Bucket=bucket, Key=key)
+except ClientError as error:
+    code = error.response["Error"]["Code"]
+    sys.exit(f"Cannot {step} in the bucket {bucket}: {code}: {HINTS.get(code, error)}.")
+except BotoCoreError as error:
+    sys.exit(f"Cannot {step} in the bucket {bucket}: {error}: look at airflow_logging_endpoint_url.")
