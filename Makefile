@@ -9,7 +9,7 @@ CONTAINER = lvao-development
 
 .PHONY: help
 help: ## List the commands
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@awk -F ':.*## ' '/^##@/ {print "\n" substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 ##@ On your machine
 
@@ -36,6 +36,8 @@ destroy: ## Remove it, with its data
 	@docker rm --force --volumes $(CONTAINER)
 	@rm -rf .cache/development
 
+##@ On your servers
+
 .PHONY: deploy
 deploy: ## Deploy an environment: make deploy ENV=preprod
 	@bin/setup
@@ -46,23 +48,38 @@ canary: ## Prove that an environment works, by a DAG run and its log: make canar
 	@bin/setup
 	@$(PLAYBOOK) playbooks/canary.yml
 
+##@ Tests
+
 .PHONY: test
-test: ## Run every test: lint, unit, DAGs, Molecule
-	@bin/setup docker dags
-	@$(MAKE) --no-print-directory lint
+test: ## Run every test: lint, unit, dags and each Molecule scenario
 	@bin/test
 
 .PHONY: lint
 lint: ## Check style and syntax
 	@bin/setup
-	@ruff check && ruff format --check
+	@ruff check --quiet && ruff format --quiet --check
 	@yamllint --strict .
-	@ansible-lint
-	@for playbook in playbooks/*.yml; do $(PLAYBOOK) --syntax-check $$playbook >/dev/null || exit 1; done
+	@ansible-lint --offline -q
+	@for inventory in inventories/*; do ansible-playbook -i $$inventory --syntax-check playbooks/*.yml >/dev/null || exit 1; done
 
-.PHONY: test-unit test-dags molecule
+.PHONY: unit
+unit: ## Test modules, templates, role interfaces and the preflight
+	@bin/setup
+	@pytest --quiet tests/unit
 
-LOCK = uv pip compile --quiet pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links
+.PHONY: test-dags
+test-dags: ## Test the DAGs, in the servers' own environment
+	@bin/setup dags
+	@.venv-airflow/bin/python -m pytest --quiet dags/tests
+
+.PHONY: molecule
+molecule: ## Test a scenario on a fresh host: make molecule SCENARIO=default
+	@bin/setup docker
+	@molecule test --scenario-name $(or $(SCENARIO),default)
+
+##@ Maintenance
+
+LOCK = .venv-uv/bin/uv pip compile --quiet pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links
 
 .PHONY: lock
 lock: ## Renew the locked packages in requirements/, and what is derived from them

@@ -5,8 +5,9 @@ A deploy triggers it with a random `token`, and then looks for the token in the 
 
 import logging
 import secrets
-from datetime import datetime, timedelta
+from datetime import timedelta
 
+import pendulum
 from airflow.sdk import Param, dag, get_current_context, task
 
 log = logging.getLogger(__name__)
@@ -15,10 +16,15 @@ log = logging.getLogger(__name__)
 @dag(
     description="Logs a random token, which proves that tasks run and that their logs are stored",
     schedule=None,
-    start_date=datetime(2026, 1, 1),
+    start_date=pendulum.datetime(2026, 1, 1, tz="Europe/Paris"),
+    catchup=False,
+    # A deploy triggers it as soon as it is there.
     is_paused_upon_creation=False,
+    # A run that hangs must not hold up that of the next deploy.
+    max_active_runs=4,
+    dagrun_timeout=timedelta(minutes=5),
     tags=["platform"],
-    default_args={"owner": "platform", "retries": 0, "execution_timeout": timedelta(minutes=5)},
+    default_args={"owner": "platform", "retries": 0, "execution_timeout": timedelta(minutes=1)},
     params={"token": Param("", type="string", description="What to log; a random token by default")},
     doc_md=f"{__doc__}\nRetries: none, for a canary that needs a second try has failed.",
 )

@@ -4,16 +4,16 @@ The functions that do the work know nothing of Airflow, so that a test can call 
 """
 
 import logging
+import re
 from collections import Counter
 from datetime import timedelta
 from typing import TypedDict
 
 import pendulum
-from airflow.sdk import dag, task
+from airflow.sdk import Param, dag, task
+from airflow.sdk.exceptions import AirflowFailException
 
 log = logging.getLogger(__name__)
-
-POSTCODE_LENGTH = 5
 
 
 class Shop(TypedDict):
@@ -33,14 +33,11 @@ def normalise(raw: Shop) -> Shop | None:
     Returns:
         The shop with tidy fields, or nothing if its name or postcode is unusable.
     """
-    name, postcode = " ".join(raw["name"].split()), raw["postcode"].replace(" ", "")
-    if not name or len(postcode) != POSTCODE_LENGTH or not postcode.isdigit():
+    name, postcode = " ".join(raw["name"].split()), "".join(raw["postcode"].split())
+    if not name or not re.fullmatch("[0-9]{5}", postcode):
         return None
-    return {
-        "name": name,
-        "postcode": postcode,
-        "repairs": sorted({repair.strip().lower() for repair in raw["repairs"]}),
-    }
+    repairs = {repair.strip().lower() for repair in raw["repairs"]}
+    return {"name": name, "postcode": postcode, "repairs": sorted(repairs - {""})}
 
 
 def count_repairs(shops: list[Shop]) -> dict[str, int]:
@@ -57,6 +54,7 @@ def count_repairs(shops: list[Shop]) -> dict[str, int]:
 
 @dag(
     description="Example to copy: fetch repair shops, keep the valid ones, publish a summary",
+    # Every day at 5:30 in the time zone of `start_date`, summer and winter.
     schedule="30 5 * * *",
     start_date=pendulum.datetime(2026, 1, 1, tz="Europe/Paris"),
     catchup=False,
@@ -67,6 +65,9 @@ def count_repairs(shops: list[Shop]) -> dict[str, int]:
         "retries": 2,
         "retry_delay": timedelta(minutes=5),
         "execution_timeout": timedelta(minutes=30),
+    },
+    params={
+        "area": Param("", type="string", pattern="^[0-9]{0,5}$", description="First digits of the postcodes to keep")
     },
     doc_md=__doc__,
 )
@@ -83,10 +84,13 @@ def repair_shops() -> None:
         ]
 
     @task
-    def keep_valid(shops: list[Shop]) -> list[Shop]:
+    def keep_valid(shops: list[Shop], area: str) -> list[Shop]:
         """Normalise the shops and leave out those that cannot be used."""
-        valid = [shop for shop in map(normalise, shops) if shop]
-        log.info("%d shops of %d are valid", len(valid), len(shops))
+        valid = [shop for shop in map(normalise, shops) if shop and shop["postcode"].startswith(area)]
+        log.info("%d shops of %d are kept", len(valid), len(shops))
+        if not valid:
+            # What was published stays; and no retry, for the same shops would fail again.
+            raise AirflowFailException("No shop is left to publish")
         return valid
 
     @task
@@ -96,7 +100,7 @@ def repair_shops() -> None:
         log.info("Shops by kind of object: %s", summary)
         return summary
 
-    publish(keep_valid(fetch()))
+    publish(keep_valid(fetch(), area="{{ params.area }}"))
 
 
 repair_shops()

@@ -7,7 +7,8 @@ Reads a JSON object from standard input, so that no secret shows in a process li
 - `bucket`, and `key`, the name of the probe;
 - `create`: whether to create a bucket that is missing.
 
-Prints `created` if it created the bucket. Ends with a sentence on standard error, and status 1, if the storage refuses something.
+Prints `created` if it created the bucket. Where the storage refuses something, ends with status 1 and a sentence on
+standard error.
 """
 
 import json
@@ -18,11 +19,12 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 CONTENT = b"written by lvao-airflow"
+KEYS = "airflow_logging_access_key, airflow_logging_secret_key or airflow_logging_region is wrong"
 HINTS = {
-    "SignatureDoesNotMatch": "airflow_logging_secret_key, or airflow_logging_region, is wrong",
-    "InvalidAccessKeyId": "airflow_logging_access_key is unknown there",
-    "AccessDenied": "airflow_logging_access_key is unknown there, or lacks the right: it needs to write, list, read and delete",
-    "NoSuchBucket": "airflow_logging_bucket_url names a bucket that does not exist: create it, or set airflow_logging_bucket_create",
+    "SignatureDoesNotMatch": KEYS,
+    "InvalidAccessKeyId": KEYS,
+    "AccessDenied": "airflow_logging_access_key may not do so: it must be allowed to write, list, read and delete",
+    "NoSuchBucket": "airflow_logging_bucket_url names no bucket: create it, or set airflow_logging_bucket_create",
 }
 
 question = json.load(sys.stdin)

@@ -1,0 +1,202 @@
+"""What a deployed site promises, on a host that systemd runs."""
+
+import base64
+import json
+import secrets
+import shlex
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from conftest import PROJECT, SECRETS, Airflow, run_playbook, wait_for
+from testinfra.host import Host
+
+HOST = "lvao-molecule-default"
+UNITS = [f"lvao-airflow-{name}" for name in ("webserver", "dag-processor", "triggerer", "scheduler")]
+HEALTHY = dict.fromkeys(("metadatabase", "scheduler", "triggerer", "dag_processor"), "healthy")
+BUCKET = "lvao-molecule-airflow"
+
+
+def unit_property(host: Host, unit: str, name: str) -> str:
+    return host.check_output(f"systemctl show --property={name} --value {unit}")
+
+
+def journal(host: Host, unit: str) -> str:
+    return host.run(f"journalctl --no-pager --lines=30 --unit={unit}").stdout
+
+
+def read_object(host: Host, key: str) -> str:
+    """Read an object with Airflow's connection, as Airflow's own log reader does."""
+    code = (
+        "from airflow.providers.amazon.aws.hooks.s3 import S3Hook;"
+        f"print(S3Hook('s3logs').read_key({key!r}, {BUCKET!r}))"
+    )
+    properties = "--property='EnvironmentFile=/etc/airflow/env.d/*.env' --uid=airflow --quiet --wait --pipe --collect"
+    return host.check_output(f"systemd-run {properties} /opt/airflow/current/venv/bin/python -c {shlex.quote(code)}")
+
+
+def prove_that_tasks_run(host: Host, airflow: Airflow) -> None:
+    """Run the canary, and find its token in the bucket and in Airflow's log page."""
+    token = secrets.token_hex(8)
+    run_id = airflow.trigger("log_canary", {"token": token})
+    assert airflow.finish("log_canary", run_id) == "success", journal(host, "lvao-airflow-scheduler")
+    assert token in read_object(host, f"dag_id=log_canary/run_id={run_id}/task_id=write_token/attempt=1.log")
+    assert token in airflow.log("log_canary", run_id, "write_token")
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_units_run_now_and_at_boot_and_after_a_failure(host: Host, unit: str) -> None:
+    assert host.service(unit).is_enabled
+    assert host.service(unit).is_running, journal(host, unit)
+    assert unit_property(host, unit, "Restart") == "always"
+    assert unit_property(host, unit, "KillMode") == "mixed"
+    assert "network-online.target" in unit_property(host, unit, "After")
+
+
+def test_a_killed_component_comes_back(host: Host) -> None:
+    unit = "lvao-airflow-triggerer"
+    before = unit_property(host, unit, "MainPID")
+    host.check_output(f"kill -KILL {before}")
+    wait_for(lambda: unit_property(host, unit, "MainPID") not in {"0", before}, 15, f"{unit} to come back")
+
+
+def test_every_component_is_healthy(host: Host, airflow: Airflow) -> None:
+    wait_for(lambda: airflow.health() == HEALTHY, 60, f"health; the last was {airflow.health()}")
+    assert not host.run("systemctl --failed --no-legend --plain").stdout
+
+
+def test_what_is_internal_listens_on_loopback_alone(host: Host) -> None:
+    listening = host.check_output("ss --listening --tcp --numeric --no-header").splitlines()
+    addresses = {line.split()[3] for line in listening}
+    assert "0.0.0.0:8080" in addresses  # development publishes it
+    for port in (5432, 6200, 6201, 6202, 8090, 11211):
+        assert {address for address in addresses if address.endswith(f":{port}")} == {f"127.0.0.1:{port}"}
+
+
+def test_the_fragments_belong_to_root_alone(host: Host) -> None:
+    found = host.check_output("find /etc/airflow -name '*.env' -printf '%m %u %g %p\\n'").splitlines()
+    assert len(found) == 5
+    assert all(line.startswith("600 root root ") for line in found)
+    assert host.run("runuser -u airflow -- cat /etc/airflow/env.d/10-core.env").failed
+
+
+def test_no_secret_is_readable_by_others_or_in_the_journal(host: Host) -> None:
+    values = {path.name: path.read_text().strip() for path in SECRETS.iterdir()}
+    values["fernet_key"] = base64.b64encode(values["fernet_key"].encode()).decode()
+    patterns = "".join(f"-e {shlex.quote(value)} " for value in values.values())
+    assert host.run(f"grep -rlsF {patterns} /etc/airflow").stdout.count("\n") == 4
+    places = "/etc /opt/airflow/releases /run /srv /tmp /usr/local /var/lib /var/log"
+    readable = host.run(f"runuser -u nobody -- grep -rlsF {patterns} {places}").stdout
+    assert not readable
+    assert host.run(f"journalctl --no-pager | grep -F {patterns}").rc == 1
+    assert host.run(f"systemctl show 'lvao-*' | grep -F {patterns}").rc == 1
+
+
+def test_the_admin_logs_in_and_nobody_with_a_wrong_password(airflow: Airflow) -> None:
+    status, token = airflow.login(airflow.password)
+    assert (status, bool(token)) == (201, True)
+    assert airflow.login("wrong")[0] == 401
+
+
+def test_airflow_resolves_the_log_connection(host: Host) -> None:
+    connection = json.loads(host.check_output("airflow connections get s3logs --output json"))[0]
+    assert connection["conn_type"] == "aws"
+    assert "http://127.0.0.1:8090" in json.dumps(connection["extra_dejson"])
+
+
+def test_the_airflow_command_takes_its_arguments_as_they_are(host: Host) -> None:
+    odd = """$HOME %n "quoted" 'single' \\ ;"""
+    host.check_output(shlex.join(["airflow", "variables", "set", "odd", odd]))
+    assert host.check_output("airflow variables get odd") == odd
+
+
+def test_a_task_runs_and_its_log_arrives(host: Host, airflow: Airflow) -> None:
+    prove_that_tasks_run(host, airflow)
+
+
+def test_a_release_says_what_it_is(host: Host) -> None:
+    release = json.loads(host.file("/opt/airflow/current/release.json").content_string)
+    assert host.check_output("readlink /opt/airflow/current") == f"/opt/airflow/releases/{release['id']}"
+    assert set(release["schema_heads"]) == {"alembic_version", "alembic_version_fab"}
+    assert not host.file("/opt/airflow/current/dags/tests").exists
+
+
+def test_a_saved_dag_shows_up_and_a_restart_lets_its_task_finish(host: Host, airflow: Airflow) -> None:
+    source = (Path(__file__).with_name("sleeper.py")).read_text()
+    host.check_output(f"printf %s {shlex.quote(source)} > /opt/airflow/current/dags/sleeper.py")
+    run_id = airflow.trigger("sleeper")  # waits 30 s at most
+    path = f"/dags/sleeper/dagRuns/{run_id}/taskInstances/sleep"
+    wait_for(lambda: airflow.call("GET", path)[1].get("state") == "running", 30, "the task to run")
+    started = time.monotonic()
+    host.check_output("systemctl restart lvao-airflow-scheduler")
+    assert time.monotonic() - started > 5
+    task = airflow.call("GET", path)[1]
+    assert (task["state"], task["try_number"]) == ("success", 1)
+    host.check_output("rm /opt/airflow/current/dags/sleeper.py")
+
+
+READER = "/etc/swift/proxy-server.conf"
+BAD_SERVICES = {
+    "wrong secret key": (
+        {"airflow_logging_secret_key": "not-the-secret-key"},
+        "airflow_logging_access_key, airflow_logging_secret_key or airflow_logging_region is wrong",
+    ),
+    "unknown access key": (
+        {"airflow_logging_access_key": "lvao:nobody"},
+        "airflow_logging_access_key, airflow_logging_secret_key or airflow_logging_region is wrong",
+    ),
+    "no right to write": (
+        {"airflow_logging_access_key": "lvao:reader", "airflow_logging_secret_key": "reader-of-nothing"},
+        "it must be allowed to write, list, read and delete",
+    ),
+    "no such bucket": (
+        {"airflow_logging_bucket_url": "s3://lvao-no-such-bucket", "airflow_logging_bucket_create": False},
+        "airflow_logging_bucket_url names no bucket",
+    ),
+    "no storage there": (
+        {"airflow_logging_endpoint_url": "http://127.0.0.1:9"},
+        "look at airflow_logging_endpoint_url",
+    ),
+    "wrong database password": (
+        {"airflow_database_password": "not-the-password"},
+        "password authentication failed",
+    ),
+    "no database there": (
+        {"airflow_database_port": 9},
+        "Look at airflow_database_host, _port",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def reader(host: Host) -> None:
+    """Give the storage a user that may not write."""
+    host.check_output(f"sed -i.kept '/^user_lvao_airflow/a user_lvao_reader = reader-of-nothing' {READER}")
+    host.check_output("systemctl restart swift-proxy")
+    wait_for(lambda: host.run("curl --fail http://127.0.0.1:8090/healthcheck").succeeded, 30, "the storage")
+    yield
+    host.check_output(f"mv {READER}.kept {READER} && systemctl restart swift-proxy")
+
+
+@pytest.mark.usefixtures("reader")
+@pytest.mark.parametrize("case", BAD_SERVICES)
+def test_a_service_that_refuses_us_stops_the_deploy_before_anything_changes(host: Host, case: str) -> None:
+    values, message = BAD_SERVICES[case]
+    look = "find /etc/airflow /opt/airflow -maxdepth 3 -newermt '@%s'"
+    running = [unit_property(host, unit, "MainPID") for unit in UNITS]
+    began = host.check_output("date +%s")
+    skipped = "common,postgresql,object_storage"
+    ended = run_playbook("site", HOST, "--skip-tags", skipped, "--extra-vars", json.dumps(values))
+    assert ended.returncode != 0
+    assert message in " ".join(ended.stdout.split())
+    assert "not-the-" not in ended.stdout
+    assert not host.check_output(look % began)
+    assert running == [unit_property(host, unit, "MainPID") for unit in UNITS]
+
+
+def test_everything_works_after_a_reboot(host: Host, airflow: Airflow) -> None:
+    subprocess.run(["docker", "restart", HOST], check=True, capture_output=True, cwd=PROJECT)
+    wait_for(lambda: airflow.health() == HEALTHY, 120, "health after the reboot")
+    assert all(host.service(unit).is_running for unit in UNITS)
+    prove_that_tasks_run(host, airflow)

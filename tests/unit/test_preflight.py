@@ -1,0 +1,105 @@
+"""Feeds each wrong value to the preflight and reads the error. No host is there: it must fail before it connects."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parents[2]
+HOST = "lvao-development"
+FACTS = {
+    "_ansible_facts_gathered": True,
+    "ansible_distribution": "Debian",
+    "ansible_distribution_major_version": "13",
+    "ansible_distribution_version": "13.1",
+    "ansible_memtotal_mb": 8192,
+    "ansible_python_version": "3.13.5",
+}
+
+BAD_INPUT = {
+    "distribution": ({}, "lvao-development runs Fedora 44, which is not supported: use Debian 13 or Debian 12"),
+    "empty fernet key": ({"airflow_fernet_key": ""}, "airflow_fernet_key is empty: it must be 32 bytes"),
+    "odd fernet key": ({"airflow_fernet_key": "x" * 44}, "airflow_fernet_key is not valid: it must be 32 bytes"),
+    "empty JWT secret": ({"airflow_jwt_secret": ""}, "airflow_jwt_secret is empty: it must be 64 characters or more"),
+    "short JWT secret": ({"airflow_jwt_secret": "x"}, "airflow_jwt_secret is not valid: it must be 64 characters"),
+    "empty secret key": ({"airflow_secret_key": ""}, "airflow_secret_key is empty: it must be 16 characters or more"),
+    "secret without a value": ({"airflow_jwt_secret": None}, "airflow_jwt_secret is empty"),
+    "one secret twice": (
+        {"airflow_jwt_secret": "x" * 64, "airflow_secret_key": "x" * 64},
+        "airflow_secret_key is not valid: it must be 16 characters or more, and another than",
+    ),
+    "empty database password": ({"airflow_database_password": ""}, "airflow_database_password is empty: set it"),
+    "empty admin password": ({"airflow_database_admin_password": ""}, "airflow_database_admin_password is empty"),
+    "short admin password": ({"airflow_database_admin_password": "abc"}, "it must have 8 characters or more"),
+    "no such sslmode": ({"airflow_database_sslmode": "yes"}, "value of airflow_database_sslmode must be one of"),
+    "bucket": (
+        {"airflow_logging_bucket_url": "lvao-preprod-airflow"},
+        "airflow_logging_bucket_url is 'lvao-preprod-airflow': it must be s3://<bucket>",
+    ),
+    "missing endpoint": (
+        {"airflow_logging_endpoint_url": ""},
+        "airflow_logging_endpoint_url is '': it must be the address of the S3 API",
+    ),
+    "empty access key": ({"airflow_logging_access_key": ""}, "airflow_logging_access_key is empty: set it"),
+    "empty S3 secret": ({"airflow_logging_secret_key": ""}, "airflow_logging_secret_key is empty: set it"),
+    "unknown setting": (
+        {"airflow_env": {"AIRFLOW__CORE__PARALELISM": 4}},
+        "airflow_env holds names that Airflow does not know: AIRFLOW__CORE__PARALELISM",
+    ),
+    "odd name": ({"airflow_env": {"my-name": 4}}, "airflow_env holds names that Airflow does not know: my-name"),
+    "no DAGs": ({"airflow_dags_source": "/nowhere"}, "airflow_dags_source is /nowhere, which is not on the controller"),
+    "storage access key": ({"object_storage_access_key": "lvao"}, "it must be <account>:<user>"),
+    "storage secret key": ({"object_storage_secret_key": "x"}, "object_storage_secret_key is too short"),
+    "network": (
+        {"postgresql_allowed_networks": ["10.0.0.1"]},
+        "postgresql_allowed_networks must hold networks",
+    ),
+}
+
+
+def preflight(
+    folder: Path, values: dict, facts: dict, inventory: str = "inventories/development"
+) -> subprocess.CompletedProcess[str]:
+    """Run the preflight of development, with some values changed, against a host that is not there."""
+    # As ansible-core's cache of facts writes it, so that none need gathering.
+    (folder / f"s1_{HOST}").write_text(json.dumps({"__payload__": json.dumps(FACTS | facts)}))
+    nowhere = {"ansible_connection": "ssh", "ansible_host": "localhost", "ansible_port": 1}
+    variables = json.dumps(nowhere | {"lvao_environment": "unit-tests"} | values)
+    return subprocess.run(
+        ["ansible-playbook", "-i", inventory, "playbooks/preflight.yml", "--extra-vars", variables],
+        env=os.environ | {"ANSIBLE_CACHE_PLUGIN": "jsonfile", "ANSIBLE_CACHE_PLUGIN_CONNECTION": str(folder)},
+        cwd=PROJECT,
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+
+
+def test_good_input_passes(tmp_path: Path) -> None:
+    ended = preflight(tmp_path, {}, {})
+    assert ended.returncode == 0, ended.stdout
+
+
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_bad_input_gets_a_clear_error(tmp_path: Path, case: str) -> None:
+    values, message = BAD_INPUT[case]
+    facts = {"ansible_distribution": "Fedora", "ansible_distribution_major_version": "44"} if not values else {}
+    ended = preflight(tmp_path, values, facts)
+    assert ended.returncode == 2, ended.stdout
+    assert message in " ".join(ended.stdout.split()), ended.stdout
+    assert "x" * 44 not in ended.stdout
+
+
+@pytest.mark.parametrize("name", ["airflow_jwt_secret", "airflow_logging_endpoint_url", "airflow_database_password"])
+def test_a_missing_value_is_named(tmp_path: Path, name: str) -> None:
+    inventory = tmp_path / "inventory"
+    shutil.copytree(PROJECT / "inventories/development", inventory)
+    values = inventory / "group_vars/development/vars.yml"
+    lines = values.read_text().splitlines(keepends=True)
+    values.write_text("".join(line for line in lines if not line.startswith(f"{name}:")))
+    ended = preflight(tmp_path, {"lvao_secrets": str(tmp_path / "secrets")}, {}, str(inventory))
+    assert ended.returncode == 2, ended.stdout
+    assert f"missing required arguments: {name}" in ended.stdout

@@ -1,0 +1,65 @@
+"""What every role promises about its variables, and what its templates render."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROLES = Path(__file__).parents[2] / "roles"
+NAMES = sorted(path.name for path in ROLES.iterdir())
+
+
+def load(path: Path) -> dict:
+    return yaml.safe_load(path.read_text()) or {} if path.exists() else {}
+
+
+def inputs(role: str) -> dict:
+    """Collect the options of a role, those of the entry points that other roles call left out."""
+    specs = load(ROLES / role / "meta/argument_specs.yml")["argument_specs"]
+    return {
+        name: facts for entry in ("main", "canary") for name, facts in specs.get(entry, {}).get("options", {}).items()
+    }
+
+
+@pytest.mark.parametrize("role", NAMES)
+def test_specs_and_defaults_say_the_same(role: str) -> None:
+    options = inputs(role)
+    declared = {name: option["default"] for name, option in options.items() if not option.get("required")}
+    defaults = load(ROLES / role / "defaults/main.yml")
+    assert declared == defaults
+    assert all(name.startswith(f"{role}_") and option["description"] for name, option in options.items())
+
+
+@pytest.mark.parametrize("role", NAMES)
+def test_secrets_are_marked(role: str) -> None:
+    options = inputs(role)
+    secret = {name for name in options if name.endswith(("password", "secret", "secret_key", "fernet_key"))}
+    assert secret == {name for name, option in options.items() if option.get("no_log")}
+
+
+def test_a_fragment_escapes_what_systemd_unescapes(tmp_path: Path) -> None:
+    values = {"A": "plain", "B": "a b=c#d%e'f", "C": '"$`\\', "D": True, "E": {"json": "of a mapping"}}
+    files = f"src={ROLES / 'airflow/templates/fragment.env.j2'} dest={tmp_path / 'out'}"
+    subprocess.run(
+        [
+            "ansible",
+            "localhost",
+            "-m",
+            "ansible.builtin.template",
+            "-a",
+            files,
+            "-e",
+            json.dumps({"item": {"env": values}}),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    assert (tmp_path / "out").read_text().splitlines()[-5:] == [
+        'A="plain"',
+        'B="a b=c#d%e\'f"',
+        r'C="\"\$\`\\"',
+        'D="True"',
+        r'E="{\"json\": \"of a mapping\"}"',
+    ]
