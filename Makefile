@@ -75,7 +75,7 @@ test-dags: ## Test the DAGs, in the servers' own environment
 .PHONY: molecule
 molecule: ## Test a scenario on a fresh host: make molecule SCENARIO=default
 	@bin/setup docker
-	@molecule test --scenario-name $(or $(SCENARIO),default)
+	@COLUMNS=160 molecule test --scenario-name $(or $(SCENARIO),default)
 
 ##@ Maintenance
 
@@ -88,3 +88,7 @@ lock: ## Renew the locked packages in requirements/, and what is derived from th
 	@$(LOCK) --upgrade --group dag-tests --constraints requirements/airflow.txt --output-file requirements/dag-tests.txt
 	@bin/setup dags
 	@.venv-airflow/bin/python bin/airflow-settings > roles/airflow/vars/main/settings.yml
+
+.PHONY: docs
+docs: ## Renew the pictures that are made from source (needs graphviz)
+	@dot -Tsvg docs/architecture.dot -o docs/architecture.svg
