@@ -55,7 +55,7 @@ test: ## Run every test: lint, unit, dags and each Molecule scenario
 	@bin/test
 
 .PHONY: lint
-lint: ## Check style and syntax
+lint: lock-check ## Check style and syntax
 	@bin/setup
 	@ruff check --quiet && ruff format --quiet --check
 	@yamllint --strict .
@@ -79,15 +79,27 @@ molecule: ## Test a scenario on a fresh host: make molecule SCENARIO=default
 
 ##@ Maintenance
 
-LOCK = .venv-uv/bin/uv pip compile --quiet pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links
+LOCK = uv pip compile --quiet pyproject.toml --universal --python-version 3.11 --generate-hashes \
+	--no-header --no-annotate --no-emit-index-url --no-emit-find-links
+# uv writes each group, with what it already locks kept unless told otherwise.
+define LOCK_GROUPS
+for group in uv airflow dev; do $(LOCK) $(1) --group $$group --output-file $(2)/$$group.txt || exit 1; done
+$(LOCK) $(1) --group dag-tests --constraints $(2)/airflow.txt --output-file $(2)/dag-tests.txt
+endef
 
 .PHONY: lock
 lock: ## Renew the locked packages in requirements/, and what is derived from them
 	@bin/setup
-	@for group in uv airflow dev; do $(LOCK) --upgrade --group $$group --output-file requirements/$$group.txt; done
-	@$(LOCK) --upgrade --group dag-tests --constraints requirements/airflow.txt --output-file requirements/dag-tests.txt
+	@$(call LOCK_GROUPS,--upgrade,requirements)
 	@bin/setup dags
 	@.venv-airflow/bin/python bin/airflow-settings > roles/airflow/vars/main/settings.yml
+
+.PHONY: lock-check
+lock-check: ## Check that requirements/ locks what pyproject.toml asks for
+	@bin/setup
+	@rm -rf .cache/requirements && mkdir -p .cache && cp -r requirements .cache/requirements
+	@$(call LOCK_GROUPS,,.cache/requirements)
+	@diff -r requirements .cache/requirements || { echo "lock-check: pyproject.toml has changed: run 'make lock'" >&2; exit 1; }
 
 .PHONY: docs
 docs: ## Renew the pictures that are made from source (needs graphviz)
