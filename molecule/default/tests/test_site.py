@@ -34,7 +34,7 @@ def read_object(host: Host, key: str) -> str:
         f"print(S3Hook('s3logs').read_key({key!r}, {BUCKET!r}))"
     )
     properties = "--property='EnvironmentFile=/etc/airflow/env.d/*.env' --uid=airflow --quiet --wait --pipe --collect"
-    return host.check_output(f"systemd-run {properties} /opt/airflow/current/venv/bin/python -c {shlex.quote(code)}")
+    return host.run(f"systemd-run {properties} /opt/airflow/current/venv/bin/python -c {shlex.quote(code)}").stdout
 
 
 def prove_that_tasks_run(host: Host, airflow: Airflow) -> None:
@@ -42,7 +42,9 @@ def prove_that_tasks_run(host: Host, airflow: Airflow) -> None:
     token = secrets.token_hex(8)
     run_id = airflow.trigger("log_canary", {"token": token})
     assert airflow.finish("log_canary", run_id) == "success", journal(host, "lvao-airflow-scheduler")
-    assert token in read_object(host, f"dag_id=log_canary/run_id={run_id}/task_id=write_token/attempt=1.log")
+    key = f"dag_id=log_canary/run_id={run_id}/task_id=write_token/attempt=1.log"
+    # Airflow uploads a log just after the task has ended.
+    wait_for(lambda: token in read_object(host, key), 30, "the log in the bucket")
     assert token in airflow.log("log_canary", run_id, "write_token")
 
 
