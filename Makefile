@@ -3,6 +3,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 ENV ?= development
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
+# uv trusts what the system trusts, a site's own certificate authority too.
+export UV_SYSTEM_CERTS ?= true
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 PLAYBOOK = ansible-playbook -i inventories/$(ENV)
 CONTAINER = lvao-development
