@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 ROLES = Path(__file__).parents[2] / "roles"
-NAMES = sorted(path.name for path in ROLES.iterdir())
+NAMES = sorted(path.name for path in ROLES.iterdir() if path.is_dir())
 
 
 def load(path: Path) -> dict:
