@@ -61,6 +61,7 @@ lint: lock-check ## Check style and syntax
 	@bin/setup
 	@ruff check --quiet && ruff format --quiet --check
 	@yamllint --strict .
+	@bin/role-docs --check
 	@ansible-lint --offline -q
 	@for inventory in inventories/*; do ansible-playbook -i $$inventory --syntax-check playbooks/*.yml >/dev/null || exit 1; done
 
@@ -104,5 +105,10 @@ lock-check: ## Check that requirements/ locks what pyproject.toml asks for
 	@diff -r requirements .cache/requirements || { echo "lock-check: pyproject.toml has changed: run 'make lock'" >&2; exit 1; }
 
 .PHONY: docs
-docs: ## Renew the pictures that are made from source (needs graphviz)
+docs: ## Renew the roles' pages, after a change of their variables
+	@bin/setup
+	@bin/role-docs
+
+.PHONY: picture
+picture: ## Renew the README's picture (needs graphviz)
 	@dot -Tsvg docs/architecture.dot -o docs/architecture.svg
