@@ -1,10 +1,12 @@
-"""What the tests of all scenarios share: Airflow's API as seen from the host, and the host's own secrets."""
+"""What the tests of all scenarios share: Airflow as seen from its host, and the values that it was deployed with."""
 
 import json
+import os
 import shlex
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,7 +15,68 @@ from testinfra.host import Host
 
 PROJECT = Path(__file__).parents[1]
 SECRETS = PROJECT / ".cache/molecule"
+INVENTORY = os.environ["LVAO_INVENTORY"]
+HEALTHY = dict.fromkeys(("metadatabase", "scheduler", "triggerer", "dag_processor"), "healthy")
 T = TypeVar("T")
+Json = str | int | bool | list | dict | None
+
+# Molecule asks for colours, which tests cannot read.
+os.environ |= {"ANSIBLE_FORCE_COLOR": "false", "ANSIBLE_NOCOLOR": "true"}
+
+
+def value(host: Host, expression: str) -> Json:
+    """Ask Ansible for a value of a host, as the roles see it.
+
+    Args:
+        host: Where the roles were applied.
+        expression: Name of a variable, or a Jinja expression.
+
+    Returns:
+        The value.
+    """
+    message = f"msg={{{{ {{'value': {expression}}} | to_json }}}}"
+    command = ["ansible", "-i", INVENTORY, host.backend.get_hostname(), "-m", "ansible.builtin.debug", "-a", message]
+    environment = os.environ | {"ANSIBLE_CALLBACK_RESULT_FORMAT": "json"}
+    said = subprocess.run(command, cwd=PROJECT, check=True, capture_output=True, text=True, env=environment).stdout
+    return json.loads(json.loads(said.split("=>", 1)[1])["msg"])["value"]
+
+
+def unit_property(host: Host, unit: str, name: str) -> str:
+    """Ask systemd for a property of a unit."""
+    return host.check_output(f"systemctl show --property={name} --value {unit}")
+
+
+def journal(host: Host, unit: str) -> str:
+    """Read the last lines of a unit's journal, for the message of a failing test."""
+    return host.run(f"journalctl --no-pager --lines=30 --unit={unit}").stdout
+
+
+def assert_that_it_keeps_running(host: Host, unit: str) -> None:
+    """Check that a unit of Airflow runs now, at boot and after a failure, and stops gracefully."""
+    assert host.service(unit).is_enabled
+    assert host.service(unit).is_running, journal(host, unit)
+    assert unit_property(host, unit, "Restart") == "always"
+    assert unit_property(host, unit, "KillMode") == "mixed"
+    assert "network-online.target" in unit_property(host, unit, "After")
+
+
+def run_with_airflow(host: Host, imports: str, expression: str) -> Json:
+    """Evaluate a Python expression in the environment of Airflow's processes.
+
+    Args:
+        host: Where Airflow is installed.
+        imports: Statements that come first.
+        expression: What to evaluate; it may not hold a dollar sign.
+
+    Returns:
+        Its value, which came as JSON.
+    """
+    properties = "--property='EnvironmentFile=/etc/airflow/env.d/*.env' --uid=airflow --quiet --wait --pipe --collect"
+    code = shlex.quote(f"import json\n{imports}\nprint('\\n=>', json.dumps({expression}))")
+    ended = host.run(f"systemd-run {properties} /opt/airflow/current/venv/bin/python -c {code}")
+    assert ended.succeeded, ended.stderr
+    # Airflow's logging comes on standard output, too.
+    return json.loads(next(line for line in ended.stdout.splitlines() if line.startswith("=> "))[3:])
 
 
 def wait_for(check: Callable[[], T], seconds: float, what: str) -> T:
@@ -49,7 +112,8 @@ class Airflow:
             host: Where the webserver runs.
         """
         self.host = host
-        self.password = (SECRETS / "airflow_admin_password").read_text().strip()
+        self.password, address = value(host, "[airflow_database_admin_password, airflow_api_host]")
+        self.url = f"http://{address}:8080"
 
     def login(self, password: str) -> tuple[int, str]:
         """Ask for a token.
@@ -63,24 +127,27 @@ class Airflow:
         status, answer = self._call("POST", "/auth/token", {"username": "admin", "password": password}, token="")
         return status, answer.get("access_token", "")
 
-    def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> tuple[int, Any]:
-        """Call the API as admin.
+    def call(
+        self, method: str, path: str, body: dict[str, Any] | None = None, token: str | None = None
+    ) -> tuple[int, Any]:
+        """Call the API, as admin unless told otherwise.
 
         Args:
             method: HTTP method.
             path: Path below `/api/v2`.
             body: What to send, as JSON.
+            token: What to show instead of the admin's token.
 
         Returns:
             The HTTP status, and the answer.
         """
-        return self._call(method, f"/api/v2{path}", body, self.login(self.password)[1])
+        return self._call(method, f"/api/v2{path}", body, token or self.login(self.password)[1])
 
     def _call(self, method: str, path: str, body: dict[str, Any] | None, token: str) -> tuple[int, Any]:
         command = ["curl", "--silent", "--request", method, "--write-out", "\n%{http_code}"]
         command += ["--header", "Content-Type: application/json", "--header", f"Authorization: Bearer {token}"]
         command += ["--data", json.dumps(body)] if body else []
-        answer, status = self.host.run(shlex.join([*command, f"http://127.0.0.1:8080{path}"])).stdout.rsplit("\n", 1)
+        answer, status = self.host.run(shlex.join([*command, f"{self.url}{path}"])).stdout.rsplit("\n", 1)
         return int(status), json.loads(answer) if answer.startswith(("{", "[")) else {"text": answer}
 
     def health(self) -> dict[str, str]:
@@ -123,24 +190,45 @@ class Airflow:
         return json.dumps(self.call("GET", f"{path}/logs/1")[1])
 
 
+@contextmanager
+def sleeping_task(host: Host, airflow: Airflow) -> Iterator[str]:
+    """Save the DAG `sleeper` on a host, and run it.
+
+    Args:
+        host: Where the DAG processor and the scheduler run.
+        airflow: Its API.
+
+    Yields:
+        Path of the task instance in the API, once the task runs.
+    """
+    dag = "/opt/airflow/current/dags/sleeper.py"
+    source = (PROJECT / "molecule/shared/sleeper.py").read_text()
+    host.check_output(f"printf %s {shlex.quote(source)} > {dag}")
+    run_id = airflow.trigger("sleeper")  # waits 30 s at most
+    path = f"/dags/sleeper/dagRuns/{run_id}/taskInstances/sleep"
+    wait_for(lambda: airflow.call("GET", path)[1].get("state") == "running", 30, "the task to run")
+    yield path
+    host.check_output(f"rm {dag}")
+
+
 @pytest.fixture(scope="module")
 def airflow(host: Host) -> Airflow:
     """Airflow's API on the scenario's host."""
     return Airflow(host)
 
 
-def run_playbook(playbook: str, host: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a playbook of the project against a host of the scenario, as an operator would.
+def run_playbook(playbook: str, hosts: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a playbook of the project against hosts of the scenario, as an operator would.
 
     Args:
         playbook: Its name in `playbooks/`, without the ending.
-        host: The host's name in the inventory.
+        hosts: A pattern of the inventory.
         arguments: Further arguments of ansible-playbook.
 
     Returns:
         The ended process, with standard output and error in `stdout`.
     """
-    command = ["ansible-playbook", "-i", "molecule/inventory", "--limit", host, f"playbooks/{playbook}.yml", *arguments]
+    command = ["ansible-playbook", "-i", INVENTORY, "--limit", hosts, f"playbooks/{playbook}.yml", *arguments]
     return subprocess.run(
         command, cwd=PROJECT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
     )

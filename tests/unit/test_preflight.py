@@ -15,6 +15,7 @@ FACTS = {
     "ansible_distribution": "Debian",
     "ansible_distribution_major_version": "13",
     "ansible_distribution_version": "13.1",
+    "ansible_fqdn": "debian.localdomain",
     "ansible_memtotal_mb": 8192,
     "ansible_python_version": "3.13.5",
 }
@@ -48,6 +49,45 @@ BAD_INPUT = {
     "unknown setting": (
         {"airflow_env": {"AIRFLOW__CORE__PARALELISM": 4}},
         "airflow_env holds names that Airflow does not know: AIRFLOW__CORE__PARALELISM",
+    ),
+    "one underscore": (
+        {"airflow_env": {"AIRFLOW_CORE__PARALLELISM": 4}},
+        "airflow_env holds names that Airflow does not know: AIRFLOW_CORE__PARALLELISM",
+    ),
+    "log connection": (
+        {"airflow_env": {"AIRFLOW_CONN_S3LOGS": "aws://"}},
+        "AIRFLOW_CONN_S3LOGS. Airflow's settings are spelt",
+    ),
+    "connection id": (
+        {"airflow_connections": {"web-app": "http://x"}},
+        "web-app in airflow_connections is not valid: its id must have letters, digits and underscores",
+    ),
+    "connection without a type": (
+        {"airflow_connections": {"webapp": {"host": "x"}}},
+        "webapp in airflow_connections is not valid: its id",
+    ),
+    "connection with an odd key": (
+        {"airflow_connections": {"webapp": {"conn_type": "http", "passwd": "hidden"}}},
+        "a mapping with conn_type and some of description, extra, host, login, password, port, schema",
+    ),
+    "connection that is no URI": (
+        {"airflow_connections": {"webapp": "hidden"}},
+        "webapp in airflow_connections is not valid: its id",
+    ),
+    "log connection among others": (
+        {"airflow_connections": {"S3logs": "aws://"}},
+        "S3logs in airflow_connections is not valid: it is made of airflow_logging_endpoint_url",
+    ),
+    "variable key": ({"airflow_variables": {"a-b": 1}}, "a-b in airflow_variables is not a key"),
+    "pool without slots": ({"airflow_pools": {"loads": {}}}, "loads in airflow_pools is not a pool: it must be"),
+    "pool of words": ({"airflow_pools": {"loads": {"slots": "many"}}}, "loads in airflow_pools is not a pool"),
+    "certificate": ({"common_ca_certificates": ["/nowhere.pem"]}, "common_ca_certificates holds /nowhere.pem"),
+    "proxy": ({"common_proxy_url": "proxy:3128"}, "common_proxy_url holds proxy:3128: it must be an address such as"),
+    "proxy password": ({"common_proxy_url": "http://me:pw@proxy"}, "without a password, or empty"),
+    "host without an address": ({"common_hosts": {"elsewhere": "yes"}}, "common_hosts holds elsewhere: each name must"),
+    "host of another name": (
+        {"common_hosts": {"elsewhere": "192.0.2.7"}},
+        "lvao-development calls itself debian.localdomain",
     ),
     "odd name": ({"airflow_env": {"my-name": 4}}, "airflow_env holds names that Airflow does not know: my-name"),
     "no DAGs": ({"airflow_dags_source": "/nowhere"}, "airflow_dags_source is /nowhere, which is not on the controller"),
@@ -91,6 +131,7 @@ def test_bad_input_gets_a_clear_error(tmp_path: Path, case: str) -> None:
     assert ended.returncode == 2, ended.stdout
     assert message in " ".join(ended.stdout.split()), ended.stdout
     assert "x" * 44 not in ended.stdout
+    assert "hidden" not in ended.stdout
 
 
 @pytest.mark.parametrize("name", ["airflow_jwt_secret", "airflow_logging_endpoint_url", "airflow_database_password"])

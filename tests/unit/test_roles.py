@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
 ROLES = Path(__file__).parents[2] / "roles"
 NAMES = sorted(path.name for path in ROLES.iterdir() if path.is_dir())
@@ -32,11 +33,29 @@ def test_specs_and_defaults_say_the_same(role: str) -> None:
     assert all(name.startswith(f"{role}_") and option["description"] for name, option in options.items())
 
 
+WRONG = {"int": "many", "bool": "maybe", "dict": "words", "list": {"a": 1}}
+RULES = [
+    (role, name, option)
+    for role in NAMES
+    for name, option in inputs(role).items()
+    if option.get("required") or option["type"] in WRONG or "choices" in option
+]
+
+
+@pytest.mark.parametrize(("role", "name", "option"), RULES, ids=[name for _, name, _ in RULES])
+def test_each_rule_refuses_what_breaks_it_and_names_the_variable(role: str, name: str, option: dict) -> None:
+    # With the very validator that Ansible runs the specs through before a role.
+    wrong = {} if option.get("required") else {name: WRONG.get(option["type"], "none of the choices")}
+    errors = ArgumentSpecValidator({name: option}).validate(wrong).error_messages
+    assert errors
+    assert all(name in error for error in errors), errors
+
+
 @pytest.mark.parametrize("role", NAMES)
 def test_secrets_are_marked(role: str) -> None:
     options = inputs(role)
     secret = {name for name in options if name.endswith(("password", "secret", "secret_key", "fernet_key"))}
-    assert secret == {name for name, option in options.items() if option.get("no_log")}
+    assert secret <= {name for name, option in options.items() if option.get("no_log")}
 
 
 def test_a_fragment_escapes_what_systemd_unescapes(tmp_path: Path) -> None:
@@ -60,6 +79,6 @@ def test_a_fragment_escapes_what_systemd_unescapes(tmp_path: Path) -> None:
         'A="plain"',
         'B="a b=c#d%e\'f"',
         r'C="\"\$\`\\"',
-        'D="True"',
+        'D="true"',
         r'E="{\"json\": \"of a mapping\"}"',
     ]

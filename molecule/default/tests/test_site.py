@@ -10,31 +10,31 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from conftest import PROJECT, SECRETS, Airflow, run_playbook, wait_for
+from conftest import (
+    HEALTHY,
+    PROJECT,
+    SECRETS,
+    Airflow,
+    assert_that_it_keeps_running,
+    journal,
+    run_playbook,
+    run_with_airflow,
+    sleeping_task,
+    unit_property,
+    wait_for,
+)
 from testinfra.host import Host
 
 HOST = "lvao-molecule-default"
 UNITS = [f"lvao-airflow-{name}" for name in ("webserver", "dag-processor", "triggerer", "scheduler")]
-HEALTHY = dict.fromkeys(("metadatabase", "scheduler", "triggerer", "dag_processor"), "healthy")
 BUCKET = "lvao-molecule-airflow"
-
-
-def unit_property(host: Host, unit: str, name: str) -> str:
-    return host.check_output(f"systemctl show --property={name} --value {unit}")
-
-
-def journal(host: Host, unit: str) -> str:
-    return host.run(f"journalctl --no-pager --lines=30 --unit={unit}").stdout
 
 
 def read_object(host: Host, key: str) -> str:
     """Read an object with Airflow's connection, as Airflow's own log reader does."""
-    code = (
-        "from airflow.providers.amazon.aws.hooks.s3 import S3Hook;"
-        f"print(S3Hook('s3logs').read_key({key!r}, {BUCKET!r}))"
-    )
-    properties = "--property='EnvironmentFile=/etc/airflow/env.d/*.env' --uid=airflow --quiet --wait --pipe --collect"
-    return host.run(f"systemd-run {properties} /opt/airflow/current/venv/bin/python -c {shlex.quote(code)}").stdout
+    hook = "from airflow.providers.amazon.aws.hooks.s3 import S3Hook; hook = S3Hook('s3logs')"
+    found = f"hook.read_key({key!r}, {BUCKET!r}) if hook.check_for_key({key!r}, {BUCKET!r}) else ''"
+    return run_with_airflow(host, hook, found)
 
 
 def prove_that_tasks_run(host: Host, airflow: Airflow) -> None:
@@ -45,16 +45,14 @@ def prove_that_tasks_run(host: Host, airflow: Airflow) -> None:
     key = f"dag_id=log_canary/run_id={run_id}/task_id=write_token/attempt=1.log"
     # Airflow uploads a log just after the task has ended.
     wait_for(lambda: token in read_object(host, key), 30, "the log in the bucket")
-    assert token in airflow.log("log_canary", run_id, "write_token")
+    shown = airflow.log("log_canary", run_id, "write_token")
+    assert token in shown
+    assert f"s3://{BUCKET}/{key}" in shown
 
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_units_run_now_and_at_boot_and_after_a_failure(host: Host, unit: str) -> None:
-    assert host.service(unit).is_enabled
-    assert host.service(unit).is_running, journal(host, unit)
-    assert unit_property(host, unit, "Restart") == "always"
-    assert unit_property(host, unit, "KillMode") == "mixed"
-    assert "network-online.target" in unit_property(host, unit, "After")
+    assert_that_it_keeps_running(host, unit)
 
 
 def test_a_killed_component_comes_back(host: Host) -> None:
@@ -79,7 +77,7 @@ def test_what_is_internal_listens_on_loopback_alone(host: Host) -> None:
 
 def test_the_fragments_belong_to_root_alone(host: Host) -> None:
     found = host.check_output("find /etc/airflow -name '*.env' -printf '%m %u %g %p\\n'").splitlines()
-    assert len(found) == 5
+    assert found
     assert all(line.startswith("600 root root ") for line in found)
     assert host.run("runuser -u airflow -- cat /etc/airflow/env.d/10-core.env").failed
 
@@ -126,18 +124,54 @@ def test_a_release_says_what_it_is(host: Host) -> None:
     assert not host.file("/opt/airflow/current/dags/tests").exists
 
 
+def test_the_next_deploy_makes_good_what_a_failed_one_left(host: Host, airflow: Airflow) -> None:
+    def set_revision(revision: str) -> None:
+        statement = "UPDATE alembic_version SET version_num = :'revision'"
+        host.check_output(f'echo "{statement}" | runuser -u postgres -- psql {BUCKET} -v revision={revision}')
+
+    def deploy() -> subprocess.CompletedProcess[str]:
+        values = json.dumps({"airflow_env_host": {"LVAO_TEST": "reached"}})
+        return run_playbook("site", HOST, "--skip-tags", "common,postgresql,object_storage", "--extra-vars", values)
+
+    # What starts now would not start with an unknown schema.
+    wait_for(lambda: airflow.health() == HEALTHY, 60, "health")
+    pids = [unit_property(host, unit, "MainPID") for unit in UNITS]
+    release = json.loads(host.file("/opt/airflow/current/release.json").content_string)
+    head = release["schema_heads"]["alembic_version"]
+    set_revision("unknown")
+    try:
+        failed = deploy()
+    finally:
+        set_revision(head)
+    assert failed.returncode != 0
+    assert "Can't locate revision identified by 'unknown'" in failed.stdout
+    assert pids == [unit_property(host, unit, "MainPID") for unit in UNITS]
+    mended = deploy()
+    assert mended.returncode == 0, mended.stdout
+    assert not {*pids} & {unit_property(host, unit, "MainPID") for unit in UNITS}
+    wait_for(lambda: airflow.health() == HEALTHY, 60, "health")
+
+
 def test_a_saved_dag_shows_up_and_a_restart_lets_its_task_finish(host: Host, airflow: Airflow) -> None:
-    source = (Path(__file__).with_name("sleeper.py")).read_text()
-    host.check_output(f"printf %s {shlex.quote(source)} > /opt/airflow/current/dags/sleeper.py")
-    run_id = airflow.trigger("sleeper")  # waits 30 s at most
-    path = f"/dags/sleeper/dagRuns/{run_id}/taskInstances/sleep"
-    wait_for(lambda: airflow.call("GET", path)[1].get("state") == "running", 30, "the task to run")
-    started = time.monotonic()
-    host.check_output("systemctl restart lvao-airflow-scheduler")
-    assert time.monotonic() - started > 5
-    task = airflow.call("GET", path)[1]
+    with sleeping_task(host, airflow) as path:
+        started = time.monotonic()
+        host.check_output("systemctl restart lvao-airflow-scheduler")
+        assert time.monotonic() - started > 5
+        task = airflow.call("GET", path)[1]
     assert (task["state"], task["try_number"]) == ("success", 1)
-    host.check_output("rm /opt/airflow/current/dags/sleeper.py")
+
+
+def test_check_mode_says_what_a_new_lock_would_change(host: Host, tmp_path: Path) -> None:
+    lock = tmp_path / "airflow.txt"
+    lock.write_text((PROJECT / "requirements/airflow.txt").read_text() + "# changed\n")
+    began = host.check_output("date +%s")
+    values = json.dumps({"airflow_requirements": str(lock)})
+    ended = run_playbook("site", HOST, "--check", "--tags", "airflow", "--extra-vars", values)
+    assert ended.returncode == 0, ended.stdout
+    said = " ".join(ended.stdout.split())
+    assert "The locked packages have changed. /opt/airflow/venvs/" in said
+    assert "/opt/airflow/releases/" in said
+    assert not host.check_output(f"find /etc/airflow /opt/airflow -maxdepth 3 -newermt '@{began}'")
 
 
 READER = "/etc/swift/proxy-server.conf"
