@@ -1,0 +1,132 @@
+"""A release, its configuration and the command that runs Airflow with both. No unit is there, and no database."""
+
+import base64
+import hashlib
+import io
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+from conftest import run_playbook, run_with_airflow, value, wait_for
+from testinfra.host import Host
+
+CURRENT = "/opt/airflow/current"
+
+
+def environment(host: Host) -> dict[str, str]:
+    """Read the environment that Airflow's processes get."""
+    return run_with_airflow(host, "import os", "dict(os.environ)")
+
+
+def test_the_release_says_what_it_is(host: Host) -> None:
+    release = json.loads(host.file(f"{CURRENT}/release.json").content_string)
+    assert host.check_output(f"readlink {CURRENT}") == f"/opt/airflow/releases/{release['id']}"
+    assert set(release["schema_heads"]) == {"alembic_version", "alembic_version_fab"}
+    assert host.file(f"{CURRENT}/dags/log_canary.py").exists
+    assert not host.file(f"{CURRENT}/dags/tests").exists
+
+
+def test_airflow_may_not_change_what_it_runs(host: Host) -> None:
+    assert not host.run("runuser -u airflow -- find /opt/airflow /etc/airflow -writable -not -type l").stdout
+
+
+def test_the_fragments_belong_to_root_alone(host: Host) -> None:
+    found = host.check_output("find /etc/airflow -name '*.env' -printf '%m %u %g %f\\n' | sort").splitlines()
+    names = ["10-core.env", "40-connections.env", "50-variables.env", "90-extra.env", "api-auth.env"]
+    assert found == [f"600 root root {name}" for name in names]
+    assert host.run("runuser -u airflow -- cat /etc/airflow/env.d/10-core.env").failed
+
+
+def test_the_host_wins_over_the_environment_which_wins_over_what_all_have(host: Host) -> None:
+    found = environment(host)
+    assert found["LVAO_TEST_ALL"] == "all"
+    assert found["LVAO_TEST_ENVIRONMENT"] == "environment"
+    assert found["LVAO_TEST_HOST"] == "host"
+
+
+def test_what_a_site_sets_wins_over_what_the_roles_set(host: Host) -> None:
+    assert environment(host)["AIRFLOW__CORE__PARALLELISM"] == "7"
+
+
+def test_later_fragments_win(host: Host) -> None:
+    host.check_output("echo AIRFLOW__CORE__PARALLELISM=8 > /etc/airflow/env.d/95-test.env")
+    found = environment(host)
+    host.check_output("rm /etc/airflow/env.d/95-test.env")
+    assert found["AIRFLOW__CORE__PARALLELISM"] == "8"
+
+
+@pytest.mark.parametrize("name", ["LVAO_TEST_ODD", "LVAO_TEST_LINES", "LVAO_TEST_EMPTY"])
+def test_values_arrive_byte_for_byte(host: Host, name: str) -> None:
+    assert environment(host)[name] == value(host, f"airflow_env.{name}")
+
+
+def test_the_key_that_signs_tokens_is_not_for_every_process(host: Host) -> None:
+    assert "AIRFLOW__API_AUTH__JWT_SECRET" not in environment(host)
+
+
+def test_a_connection_arrives_byte_for_byte(host: Host) -> None:
+    connection = "from airflow.sdk import Connection; c = Connection.get('webapp_db')"
+    found = run_with_airflow(
+        host, connection, "[c.conn_type, c.host, c.port, c.schema, c.login, c.password, c.extra_dejson]"
+    )
+    wanted = value(host, "airflow_connections.webapp_db")
+    assert found == [wanted[name] for name in ("conn_type", "host", "port", "schema", "login", "password", "extra")]
+
+
+def test_a_connection_may_be_a_uri(host: Host) -> None:
+    found = run_with_airflow(host, "from airflow.sdk import Connection", "Connection.get('warehouse').password")
+    assert found == "p@ss"
+
+
+def test_variables_arrive(host: Host) -> None:
+    found = "[Variable.get('plain'), Variable.get('list', deserialize_json=True)]"
+    assert run_with_airflow(host, "from airflow.sdk import Variable", found) == ["a 'b' %", ["x", 1, True]]
+
+
+def test_the_command_takes_its_arguments_as_they_are(host: Host) -> None:
+    assert host.check_output("airflow config get-value core parallelism") == "7"
+    failed = host.run("airflow 'no such command $HOME'")
+    assert failed.rc != 0
+    assert "no such command $HOME" in failed.stdout + failed.stderr
+
+
+def make_wheel() -> bytes:
+    """Make a package that only this test has."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as wheel:
+        facts = "lvao_probe-1.0.dist-info"
+        wheel.writestr("lvao_probe.py", "")
+        wheel.writestr(f"{facts}/METADATA", "Metadata-Version: 2.1\nName: lvao-probe\nVersion: 1.0\n")
+        wheel.writestr(
+            f"{facts}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        wheel.writestr(f"{facts}/RECORD", "")
+    return content.getvalue()
+
+
+def save(host: Host, path: str, content: bytes) -> None:
+    """Save a file on a host."""
+    host.check_output(f"mkdir -p $(dirname {path}) && echo {base64.b64encode(content).decode()} | base64 -d > {path}")
+
+
+def test_packages_come_from_the_index_of_the_site(host: Host, tmp_path: Path) -> None:
+    wheel = make_wheel()
+    save(host, "/root/index/simple/lvao-probe/lvao_probe-1.0-py3-none-any.whl", wheel)
+    save(host, "/root/index/index.py", Path(__file__).with_name("index.py").read_bytes())
+    serve = "systemd-run --unit=lvao-test-index --working-directory=/root/index /usr/bin/python3 index.py"
+    host.check_output(serve)
+    wait_for(lambda: host.run("curl --silent http://127.0.0.1:8999/").succeeded, 10, "the index")
+    lock = tmp_path / "airflow.txt"
+    lock.write_text(f"lvao-probe==1.0 --hash=sha256:{hashlib.sha256(wheel).hexdigest()}\n")
+    values = {
+        "airflow_requirements": str(lock),
+        "airflow_index_url": "http://reader:a-secret-of-the-index@127.0.0.1:8999/simple/",
+    }
+    name = host.backend.get_hostname()
+    ended = run_playbook("../molecule/airflow/install", name, "-vvv", "--extra-vars", json.dumps(values))
+    host.check_output("systemctl stop lvao-test-index")
+    assert ended.returncode == 0, ended.stdout
+    assert host.run("ls /opt/airflow/venvs/*/lib/python3*/site-packages/lvao_probe.py").succeeded
+    assert "a-secret-of-the-index" not in ended.stdout
+    assert not host.run("runuser -u airflow -- grep -rlsF a-secret-of-the-index /opt/airflow /etc").stdout

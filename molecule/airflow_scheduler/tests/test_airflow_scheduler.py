@@ -1,0 +1,38 @@
+"""Airflow's scheduler, which runs the tasks, its DAG processor and its triggerer."""
+
+import pytest
+from conftest import HEALTHY, Airflow, assert_that_it_keeps_running, journal, unit_property, wait_for
+from testinfra.host import Host
+
+UNIT = "lvao-airflow-scheduler"
+
+
+@pytest.mark.parametrize("name", ["scheduler", "dag-processor", "triggerer"])
+def test_they_keep_running(host: Host, name: str) -> None:
+    assert_that_it_keeps_running(host, f"lvao-airflow-{name}")
+
+
+def test_every_component_is_healthy(airflow: Airflow) -> None:
+    wait_for(lambda: airflow.health() == HEALTHY, 60, "health")
+
+
+def test_a_task_runs(host: Host, airflow: Airflow) -> None:
+    run_id = airflow.trigger("log_canary", {"token": "sesame"})
+    assert airflow.finish("log_canary", run_id) == "success", journal(host, UNIT)
+    assert "sesame" in airflow.log("log_canary", run_id, "write_token")
+
+
+def test_the_key_that_signs_tokens_is_for_the_scheduler_alone(host: Host) -> None:
+    for name, wanted in (("scheduler", True), ("dag-processor", False), ("triggerer", False)):
+        fragments = unit_property(host, f"lvao-airflow-{name}", "EnvironmentFiles")
+        assert ("/etc/airflow/api-auth.env" in fragments) is wanted
+
+
+def test_it_starts_once_the_execution_api_answers(host: Host, airflow: Airflow) -> None:
+    host.check_output("systemctl stop lvao-airflow-webserver")
+    host.check_output(f"systemctl restart --no-block {UNIT}")
+    wait_for(lambda: unit_property(host, UNIT, "SubState") == "start-pre", 60, "it to wait")
+    host.check_output("systemctl start lvao-airflow-webserver")
+    wait_for(lambda: host.service(UNIT).is_running, 60, "it to start")
+    run_id = airflow.trigger("log_canary")
+    assert airflow.finish("log_canary", run_id) == "success", journal(host, UNIT)

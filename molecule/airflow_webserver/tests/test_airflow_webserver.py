@@ -1,0 +1,36 @@
+"""Airflow's UI and API."""
+
+from conftest import Airflow, assert_that_it_keeps_running, unit_property, wait_for
+from testinfra.host import Host
+
+UNIT = "lvao-airflow-webserver"
+
+
+def test_it_keeps_running(host: Host) -> None:
+    assert_that_it_keeps_running(host, UNIT)
+
+
+def test_it_answers_and_knows_its_database(airflow: Airflow) -> None:
+    assert airflow.health()["metadatabase"] == "healthy"
+
+
+def test_the_admin_logs_in_and_nobody_with_a_wrong_password(airflow: Airflow) -> None:
+    assert airflow.login(airflow.password)[0] == 201
+    assert airflow.login("wrong") == (401, "")
+
+
+def test_a_stranger_learns_nothing(airflow: Airflow) -> None:
+    forged = airflow.login(airflow.password)[1].rpartition(".")[0] + ".forged"
+    for path in ("/dags", "/connections", "/variables", "/config"):
+        assert airflow.call("GET", path, token=forged)[0] == 401
+
+
+def test_the_configuration_is_shown_to_nobody(airflow: Airflow) -> None:
+    assert airflow.call("GET", "/config")[0] == 403
+
+
+def test_it_comes_back_after_a_crash(host: Host, airflow: Airflow) -> None:
+    before = unit_property(host, UNIT, "MainPID")
+    host.check_output(f"kill -KILL {before}")
+    wait_for(lambda: unit_property(host, UNIT, "MainPID") not in {"0", before}, 15, "it to come back")
+    wait_for(lambda: airflow.health().get("metadatabase") == "healthy", 60, "it to answer")

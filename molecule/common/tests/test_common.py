@@ -1,0 +1,36 @@
+"""What every host of an environment has."""
+
+from conftest import wait_for
+from testinfra.host import Host
+
+
+def test_the_clock_is_kept_right_from_the_next_boot_on(host: Host) -> None:
+    assert host.service("systemd-timesyncd").is_enabled
+
+
+def test_the_journal_outlives_a_boot_and_is_bounded(host: Host) -> None:
+    host.check_output("logger --tag lvao-test kept && journalctl --sync")
+    assert "kept" in host.check_output("journalctl --directory=/var/log/journal --identifier=lvao-test --no-pager")
+    assert "SystemMaxUse=1G" in host.check_output("systemd-analyze cat-config systemd/journald.conf")
+
+
+def test_other_hosts_are_known_by_name(host: Host) -> None:
+    assert host.check_output("getent hosts lvao-elsewhere").split() == ["192.0.2.7", "lvao-elsewhere"]
+
+
+def test_the_certificate_authority_of_the_site_is_trusted(host: Host) -> None:
+    url = "https://127.0.0.1:4433"
+    host.check_output(
+        "systemd-run --unit=lvao-test openssl s_server -accept 4433 -www -cert /root/site.pem -key /root/site.key"
+    )
+    wait_for(lambda: host.run(f"curl --silent --fail --insecure {url}").succeeded, 10, "the server")
+    answered = host.run(f"curl --silent --show-error --fail {url}")
+    host.check_output("systemctl stop lvao-test")
+    assert answered.succeeded, answered.stderr
+
+
+def test_packages_come_through_the_proxy_of_the_site(host: Host) -> None:
+    host.check_output("apt-get update -qq")
+    assert "Established connection to host" in host.check_output(
+        "journalctl --unit=tinyproxy --no-pager; cat /var/log/tinyproxy/*.log"
+    )
