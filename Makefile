@@ -7,6 +7,15 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export UV_SYSTEM_CERTS ?= true
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 PLAYBOOK = ansible-playbook -i inventories/$(ENV)
+# Each environment's vault has a password of its own: in .vault/<env>, or where the user says it is; else Ansible asks for it.
+WITH_VAULT = \
+	[ -e inventories/$(ENV)/hosts.yml ] || \
+		{ echo "make: there is no environment '$(ENV)': ENV is one of $(notdir $(wildcard inventories/*))" >&2; exit 1; }; \
+	if [ -e .vault/$(ENV) ]; then \
+		export ANSIBLE_VAULT_PASSWORD_FILE="$(CURDIR)/.vault/$(ENV)" ANSIBLE_ASK_VAULT_PASS=false; \
+	elif [ -z "$$ANSIBLE_VAULT_PASSWORD_FILE$$ANSIBLE_ASK_VAULT_PASS" ] && [ -t 0 ] && \
+		grep -qs '^\$$ANSIBLE_VAULT' group_vars/$(ENV)/vault.yml; then export ANSIBLE_ASK_VAULT_PASS=true; \
+	fi;
 CONTAINER = lvao-development
 
 .PHONY: help
@@ -40,15 +49,22 @@ destroy: ## Remove it, with its data
 
 ##@ On your servers
 
+# Its playbook asks by itself for the vault's password, twice for a new one.
+.PHONY: secrets
+secrets: ## Generate the secrets of an environment, and ask for the others: make secrets ENV=preprod
+	@bin/setup
+	@$(WITH_VAULT) ask=$$ANSIBLE_ASK_VAULT_PASS; unset ANSIBLE_ASK_VAULT_PASS; \
+	$(PLAYBOOK) playbooks/secrets.yml --extra-vars "secrets_ask=$${ask:-false}"
+
 .PHONY: deploy
 deploy: ## Deploy an environment: make deploy ENV=preprod
 	@bin/setup
-	@$(PLAYBOOK) playbooks/site.yml
+	@$(WITH_VAULT) $(PLAYBOOK) playbooks/site.yml
 
 .PHONY: canary
 canary: ## Prove that an environment works, by a DAG run and its log: make canary ENV=preprod
 	@bin/setup
-	@$(PLAYBOOK) playbooks/canary.yml
+	@$(WITH_VAULT) $(PLAYBOOK) playbooks/canary.yml
 
 ##@ Tests
 
