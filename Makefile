@@ -2,6 +2,8 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 ENV ?= development
+# Of the test hosts and of the development environment: 13 or 12.
+export DEBIAN ?= 13
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # uv trusts what the system trusts, a site's own certificate authority too.
 export UV_SYSTEM_CERTS ?= true
@@ -92,9 +94,14 @@ test-dags: ## Test the DAGs, in the servers' own environment
 	@.venv-airflow/bin/python -m pytest --quiet dags/tests
 
 .PHONY: molecule
-molecule: ## Test a scenario on a fresh host: make molecule SCENARIO=default
+molecule: ## Test a scenario on fresh hosts: make molecule SCENARIO=default DEBIAN=13
 	@bin/setup docker
 	@COLUMNS=160 molecule test --scenario-name $(or $(SCENARIO),default)
+
+.PHONY: bench
+bench: ## Measure what an operator waits for
+	@bin/setup docker
+	@bin/bench
 
 ##@ Maintenance
 

@@ -1,0 +1,120 @@
+"""What several hosts promise together: runs, logs and secrets that cross them."""
+
+import json
+import secrets
+import shlex
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import quote
+
+import pytest
+import testinfra
+from conftest import HEALTHY, Airflow, run_playbook, run_with_airflow, sleeping_task, value, wait_for
+from testinfra.host import Host
+
+NAMES = ("scheduler", "webserver", "database", "storage")
+
+
+@pytest.fixture(scope="module")
+def hosts() -> dict[str, Host]:
+    """Every host of the scenario, by what it does."""
+    return {name: testinfra.get_host(f"docker://lvao-molecule-site-{name}") for name in NAMES}
+
+
+def test_every_component_is_healthy(airflow: Airflow) -> None:
+    wait_for(lambda: airflow.health() == HEALTHY, 60, f"health; the last was {airflow.health()}")
+
+
+def test_each_host_has_what_it_does_and_nothing_else(hosts: dict[str, Host]) -> None:
+    units = "'lvao-*' 'postgresql@*' 'swift-proxy*'"
+    listing = f"systemctl list-units --type=service --state=running --no-legend --plain {units} | cut -d' ' -f1 | sort"
+    running = {name: host.check_output(listing).split() for name, host in hosts.items()}
+    components = ("dag-processor", "scheduler", "triggerer")
+    assert running["scheduler"] == [f"lvao-airflow-{name}.service" for name in components]
+    assert running["webserver"] == ["lvao-airflow-webserver.service"]
+    assert [unit.partition("@")[0] for unit in running["database"]] == ["postgresql"]
+    assert running["storage"] == ["swift-proxy.service"]
+    assert not hosts["database"].file("/opt/airflow").exists
+
+
+def test_the_webserver_listens_where_the_scheduler_reaches_it(hosts: dict[str, Host]) -> None:
+    listening = hosts["webserver"].check_output("ss -ltnH 'sport = 8080'").split()
+    assert listening[3] == "172.29.213.12:8080"
+
+
+def test_the_canary_passes() -> None:
+    ended = run_playbook("canary", "all")
+    assert ended.returncode == 0, ended.stdout
+
+
+def test_the_database_is_reached_over_tls_alone(hosts: dict[str, Host]) -> None:
+    def count(encrypted: str) -> int:
+        sessions = "SELECT count(*) FROM pg_stat_activity JOIN pg_stat_ssl USING (pid) WHERE usename LIKE 'lvao-%'"
+        psql = f"psql -At -v encrypted={encrypted}"
+        return int(
+            hosts["database"].check_output(f'echo "{sessions} AND ssl = :encrypted" | runuser -u postgres {psql}')
+        )
+
+    assert count("true") > 0
+    assert count("false") == 0
+    unencrypted = (
+        "import os, psycopg2\n"
+        "url = os.environ['AIRFLOW__DATABASE__SQL_ALCHEMY_CONN'].replace('+psycopg2', '')\n"
+        "try: answer = psycopg2.connect(url.replace('=require', '=disable')).closed\n"
+        "except psycopg2.OperationalError as error: answer = str(error)"
+    )
+    assert "no encryption" in run_with_airflow(hosts["scheduler"], unencrypted, "answer")
+
+
+def test_the_log_of_a_running_task_is_read_from_the_scheduler(hosts: dict[str, Host], airflow: Airflow) -> None:
+    with sleeping_task(hosts["scheduler"], airflow) as path:
+        live = wait_for(lambda: (log := shown(airflow, path)) and "the sleeper sleeps" in log and log, 10, "its log")
+        assert airflow.call("GET", path)[1]["state"] == "running"
+        assert "http://lvao-molecule-site-scheduler:8793/" in live
+        wait_for(lambda: airflow.call("GET", path)[1]["state"] == "success", 60, "its end")
+
+
+def shown(airflow: Airflow, path: str) -> str:
+    """Read what the API shows of a task's first try."""
+    return json.dumps(airflow.call("GET", f"{path}/logs/1")[1])
+
+
+@contextmanager
+def watched_processes(hosts: dict[str, Host]) -> Iterator[list[str]]:
+    """Collect the command lines of all processes, on the hosts and here, over and over."""
+    watch = "while :; do cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' '; sleep 0.2; done"
+    commands = [["docker", "exec", f"lvao-molecule-site-{name}", "sh", "-c", watch] for name in hosts]
+    watchers = [subprocess.Popen([*command], stdout=subprocess.PIPE, text=True) for command in commands]
+    watchers.append(subprocess.Popen(["sh", "-c", watch], stdout=subprocess.PIPE, text=True))
+    seen: list[str] = []
+    yield seen
+    for watcher in watchers:
+        watcher.terminate()
+    seen += [watcher.communicate()[0] for watcher in watchers]
+
+
+def test_no_secret_shows_during_a_deploy_or_after_it(host: Host, hosts: dict[str, Host]) -> None:
+    names = ["airflow_fernet_key", "airflow_jwt_secret", "airflow_secret_key", "airflow_database_password"]
+    names += ["airflow_database_admin_password", "airflow_logging_secret_key"]
+    known = value(host, f"[{', '.join(names)}]")
+    marked = f"marked-{secrets.token_hex(8)}"
+    spellings = {*known, *(quote(secret, safe="") for secret in known), marked}
+    # What is new has to be rendered and to reach the units, with the most that Ansible says.
+    values = {"airflow_connections": {"marked": {"conn_type": "http", "password": marked}}}
+    with watched_processes(hosts) as seen:
+        ended = run_playbook("site", "all", "-vvv", "--diff", "--extra-vars", json.dumps(values))
+    assert ended.returncode == 0, ended.stdout[-5000:]
+    assert len(seen) == len(hosts) + 1
+    assert all("systemd" in lines for lines in seen[:-1])
+    # The operator's own command line is what carries the marked one.
+    own = seen.pop().replace(json.dumps(values), "")
+    for secret in spellings:
+        assert secret not in ended.stdout
+        assert not any(secret in lines for lines in [*seen, own])
+    patterns = "".join(f"-e {shlex.quote(spelling)} " for spelling in spellings)
+    for one in hosts.values():
+        assert not one.run(
+            f"runuser -u nobody -- grep -rlsF {patterns} /etc /opt/airflow/releases /run /srv /tmp /var"
+        ).stdout
+        assert one.run(f"journalctl --no-pager | grep -F {patterns}").rc == 1
