@@ -29,7 +29,7 @@ help: ## List the commands
 .PHONY: dev
 dev: ## Run Airflow, its database and its object store on this machine, with your DAGs in it
 	@bin/setup docker
-	@$(PLAYBOOK) playbooks/development.yml
+	@ansible-playbook -i inventories/development playbooks/development.yml
 
 .PHONY: dags
 dags: ## List the DAGs of the running development environment, and what fails to import

@@ -13,6 +13,7 @@ standard error.
 
 import json
 import sys
+from contextlib import suppress
 
 import boto3
 from botocore.config import Config
@@ -45,8 +46,10 @@ try:
     except storage.exceptions.NoSuchBucket:
         if not question["create"]:
             raise
-        storage.create_bucket(Bucket=bucket)
-        print("created")
+        # Another host of the environment may be as fast.
+        with suppress(storage.exceptions.BucketAlreadyOwnedByYou):
+            storage.create_bucket(Bucket=bucket)
+            print("created")
         write()
     step = "list"
     storage.list_objects_v2(Bucket=bucket, Prefix=key)
