@@ -53,7 +53,7 @@ def test_the_database_is_reached_over_tls_alone(hosts: dict[str, Host]) -> None:
         sessions = "SELECT count(*) FROM pg_stat_activity JOIN pg_stat_ssl USING (pid) WHERE usename LIKE 'lvao-%'"
         psql = f"psql -At -v encrypted={encrypted}"
         return int(
-            hosts["database"].check_output(f'echo "{sessions} AND ssl = :encrypted" | runuser -u postgres {psql}')
+            hosts["database"].check_output(f'echo "{sessions} AND ssl = :encrypted" | runuser -u postgres -- {psql}')
         )
 
     assert count("true") > 0
