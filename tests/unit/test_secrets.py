@@ -25,6 +25,27 @@ ANSWERS = {
     "vault_airflow_logging_access_key": "the-access-key",
     "vault_airflow_logging_secret_key": "the-secret-key",
 }
+# As the project comes; whoever runs these tests may have replaced the addresses, and added names.
+HOSTS = """
+airflow: {{children: {{{0}: {{hosts: {{lvao-{0}: {{ansible_host: {0}.example.org}}}}}}}}}}
+scheduler: {{hosts: {{lvao-{0}: }}}}
+webserver: {{hosts: {{lvao-{0}: }}}}
+"""
+VARIABLES = """
+lvao_environment: {0}
+airflow_database_host: {0}-database.example.org
+""" + "".join(
+    f'{name}: "{{{{{{{{ vault_{name} }}}}}}}}"\n'
+    for name in (
+        "airflow_database_password",
+        "airflow_database_admin_password",
+        "airflow_fernet_key",
+        "airflow_jwt_secret",
+        "airflow_secret_key",
+        "airflow_logging_access_key",
+        "airflow_logging_secret_key",
+    )
+)
 GIVEN = {name.upper(): value for name, value in ANSWERS.items()}
 GENERATED = {
     "vault_airflow_fernet_key",
@@ -42,6 +63,9 @@ def project(tmp_path: Path) -> Path:
     for name in ("Makefile", "ansible.cfg"):
         shutil.copy(PROJECT / name, tmp_path)
     (tmp_path / "roles").symlink_to(PROJECT / "roles")
+    for name in ("preprod", "prod"):
+        write(tmp_path / f"inventories/{name}/hosts.yml", HOSTS.format(name))
+        write(tmp_path / f"group_vars/{name}/vars.yml", VARIABLES.format(name))
     write(tmp_path / "bin/setup", "#!/bin/sh\n", 0o755)
     write(tmp_path / "group_vars/prod/vault.yml", encrypt("vault_x: x", "prod's own"))
     return tmp_path
@@ -234,24 +258,50 @@ def test_a_vault_that_cannot_be_read_stays(project: Path, text: str, password: s
     assert (project / VAULT).read_bytes() == before
 
 
-def test_the_example_is_refused_before_any_connection(project: Path) -> None:
-    code, said = run(project, "ansible-playbook -i inventories/preprod playbooks/site.yml --tags common")
+@pytest.mark.parametrize("name", ["preprod", "prod"])
+def test_the_example_is_refused_before_any_connection(project: Path, name: str) -> None:
+    (project / f"group_vars/{name}/vault.yml").unlink(missing_ok=True)
+    code, said = run(project, f"ansible-playbook -i inventories/{name} playbooks/site.yml --tags common")
     assert code == 2, said
     assert said.count("[ERROR]") == 1
     for message in (
-        "ansible_host of lvao-preprod is preprod.example.org, a placeholder: "
-        "put the host's address into inventories/preprod/hosts.yml.",
-        "airflow_database_host is preprod-database.example.org, a placeholder: "
-        "put the database's address into group_vars/preprod/vars.yml.",
-        f"{VAULT}, which group_vars/preprod/vars.yml takes secrets from, is missing: run make secrets ENV=preprod.",
+        f"ansible_host of lvao-{name} is {name}.example.org, a placeholder: "
+        f"put the host's address into inventories/{name}/hosts.yml.",
+        f"airflow_database_host is {name}-database.example.org, a placeholder: "
+        f"put the database's address into group_vars/{name}/vars.yml.",
+        f"group_vars/{name}/vault.yml, which group_vars/{name}/vars.yml takes secrets from, is missing: "
+        f"run make secrets ENV={name}.",
     ):
         assert message in said
 
 
-def test_a_vault_in_clear_is_refused_until_make_secrets_encrypts_it(project: Path) -> None:
+def use_real_addresses(project: Path) -> None:
     for name, real in (("inventories/preprod/hosts.yml", "localhost"), ("group_vars/preprod/vars.yml", "db.internal")):
         example = (project / name).read_text()
-        write(project / name, re.sub(r"\S+\.example\.org", real, example))
+        write(project / name, re.sub(r"[\w-]+\.example\.org", real, example))
+
+
+def test_a_vault_that_lacks_a_name_is_refused(project: Path) -> None:
+    use_real_addresses(project)
+    write(project / KEY, "ours")
+    write(project / VAULT, encrypt("".join(f"{name}: x\n" for name in GENERATED), "ours"))
+    code, said = run(project, "make deploy ENV=preprod")
+    assert code == 2, said
+    lacking = "vault_airflow_database_password, vault_airflow_logging_access_key, vault_airflow_logging_secret_key"
+    assert f"{VAULT} lacks {lacking}: run make secrets ENV=preprod." in said
+
+
+def test_several_hosts_say_where_they_reach_each_other(project: Path) -> None:
+    use_real_addresses(project)
+    hosts = project / "inventories/preprod/hosts.yml"
+    write(hosts, hosts.read_text().replace("webserver: {hosts: {lvao-preprod: }}", "webserver: {hosts: {lvao-web: }}"))
+    code, said = run(project, "ansible-playbook -i inventories/preprod playbooks/site.yml")
+    assert code == 2, said
+    assert "lvao_private_address of lvao-preprod is missing: put the address at which" in said
+
+
+def test_a_vault_in_clear_is_refused_until_make_secrets_encrypts_it(project: Path) -> None:
+    use_real_addresses(project)
     text = "".join(f"{name}: x\n" for name in GENERATED | ANSWERS.keys())
     write(project / VAULT, text, 0o644)
     write(project / "password", "ours\n")
