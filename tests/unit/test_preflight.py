@@ -30,7 +30,7 @@ BAD_INPUT = {
     "secret without a value": ({"airflow_jwt_secret": None}, "airflow_jwt_secret is empty"),
     "one secret twice": (
         {"airflow_jwt_secret": "x" * 64, "airflow_secret_key": "x" * 64},
-        "airflow_secret_key is not valid: it must be 16 characters or more, and another than",
+        "at the start, and another than airflow_fernet_key and airflow_jwt_secret",
     ),
     "empty database password": ({"airflow_database_password": ""}, "airflow_database_password is empty: set it"),
     "empty admin password": ({"airflow_database_admin_password": ""}, "airflow_database_admin_password is empty"),
@@ -56,8 +56,23 @@ BAD_INPUT = {
     ),
     "log connection": (
         {"airflow_env": {"AIRFLOW_CONN_S3LOGS": "aws://"}},
-        "AIRFLOW_CONN_S3LOGS. Airflow's settings are spelt",
+        "airflow_env holds AIRFLOW_CONN_S3LOGS: set airflow_logging_endpoint_url, _region, _access_key and _secret_key",
     ),
+    "setting that a role has a variable for": (
+        {"airflow_env": {"AIRFLOW__CORE__FERNET_KEY": ""}},
+        "airflow_env holds AIRFLOW__CORE__FERNET_KEY: set airflow_fernet_key instead",
+    ),
+    "secret that Airflow would expand": (
+        {"airflow_jwt_secret": "$HOME" + "x" * 64},
+        "airflow_jwt_secret is not valid: it must be 64 characters or more, with no dollar sign",
+    ),
+    "time span": ({"airflow_stop_timeout": "an hour"}, "airflow_stop_timeout is 'an hour': it must be a time span"),
+    "execution API": (
+        {"airflow_execution_api_url": "http://10.0.0.3:8080/execution"},
+        "it must be an address that ends with a slash",
+    ),
+    "no workers": ({"airflow_webserver_workers": 0}, "airflow_webserver_workers is 0: it must be 1 or more"),
+    "workers in words": ({"airflow_webserver_workers": "many"}, "'airflow_webserver_workers' is of type str"),
     "connection id": (
         {"airflow_connections": {"web-app": "http://x"}},
         "web-app in airflow_connections is not valid: its id must have letters, digits and underscores",
@@ -80,6 +95,14 @@ BAD_INPUT = {
     ),
     "variable key": ({"airflow_variables": {"a-b": 1}}, "a-b in airflow_variables is not a key"),
     "pool without slots": ({"airflow_pools": {"loads": {}}}, "loads in airflow_pools is not a pool: it must be"),
+    "pool with an odd key": (
+        {"airflow_pools": {"loads": {"slots": 1, "size": 2}}},
+        "loads in airflow_pools is not a pool",
+    ),
+    "connection that is nothing": (
+        {"airflow_connections": {"webapp": None}},
+        "webapp in airflow_connections is not valid: its id",
+    ),
     "pool of words": ({"airflow_pools": {"loads": {"slots": "many"}}}, "loads in airflow_pools is not a pool"),
     "certificate": ({"common_ca_certificates": ["/nowhere.pem"]}, "common_ca_certificates holds /nowhere.pem"),
     "proxy": ({"common_proxy_url": "proxy:3128"}, "common_proxy_url holds proxy:3128: it must be an address such as"),
@@ -107,7 +130,7 @@ def preflight(
     # As ansible-core's cache of facts writes it, so that none need gathering.
     (folder / f"s1_{HOST}").write_text(json.dumps({"__payload__": json.dumps(FACTS | facts)}))
     nowhere = {"ansible_connection": "ssh", "ansible_host": "localhost", "ansible_port": 1}
-    variables = json.dumps(nowhere | {"lvao_environment": "unit-tests"} | values)
+    variables = json.dumps(nowhere | {"lvao_environment": "unit-tests", "lvao_env_file": "/nowhere"} | values)
     return subprocess.run(
         ["ansible-playbook", "-i", inventory, "playbooks/preflight.yml", "--extra-vars", variables],
         env=os.environ | {"ANSIBLE_CACHE_PLUGIN": "jsonfile", "ANSIBLE_CACHE_PLUGIN_CONNECTION": str(folder)},
@@ -132,6 +155,30 @@ def test_bad_input_gets_a_clear_error(tmp_path: Path, case: str) -> None:
     assert message in " ".join(ended.stdout.split()), ended.stdout
     assert "x" * 44 not in ended.stdout
     assert "hidden" not in ended.stdout
+
+
+@pytest.mark.parametrize("name", ["preprod", "prod"])
+def test_each_environment_has_a_database_and_a_bucket_of_its_own(tmp_path: Path, name: str) -> None:
+    for folder in ("inventories", "group_vars"):
+        copy = tmp_path / folder
+        shutil.copytree(PROJECT / folder, copy, symlinks=True, ignore=shutil.ignore_patterns("vault.yml"))
+    wanted = (
+        "[airflow_database_name, airflow_database_sslmode, airflow_logging_bucket_url, airflow_logging_endpoint_url]"
+    )
+    ended = subprocess.run(
+        ["ansible", "-i", tmp_path / f"inventories/{name}", "all", "-m", "debug", "-a", f"msg={{{{ {wanted} }}}}"],
+        cwd=PROJECT,
+        text=True,
+        capture_output=True,
+        check=True,
+    )
+    for value in (
+        f"- lvao-{name}-airflow",
+        "- require",
+        f"- s3://lvao-{name}-airflow",
+        "- https://s3.fr-par.scw.cloud",
+    ):
+        assert f"{value}\n" in ended.stdout
 
 
 @pytest.mark.parametrize("name", ["airflow_jwt_secret", "airflow_logging_endpoint_url", "airflow_database_password"])

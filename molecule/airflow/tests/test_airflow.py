@@ -124,7 +124,7 @@ def test_packages_come_from_the_index_of_the_site(host: Host, tmp_path: Path) ->
         "airflow_index_url": "http://reader:a-secret-of-the-index@127.0.0.1:8999/simple/",
     }
     name = host.backend.get_hostname()
-    ended = run_playbook("../molecule/airflow/install", name, "-vvv", "--extra-vars", json.dumps(values))
+    ended = run_playbook("../molecule/airflow/install", name, "-vvv", "--diff", "--extra-vars", json.dumps(values))
     host.check_output("systemctl stop lvao-test-index")
     assert ended.returncode == 0, ended.stdout
     assert host.run("ls /opt/airflow/venvs/*/lib/python3*/site-packages/lvao_probe.py").succeeded
