@@ -59,14 +59,14 @@ secrets: ## Generate the secrets of an environment, and ask for the others: make
 	$(PLAYBOOK) playbooks/secrets.yml --extra-vars "secrets_ask=$${ask:-false}"
 
 .PHONY: deploy
-deploy: ## Deploy an environment: make deploy ENV=preprod
+deploy: ## Deploy an environment: make deploy ENV=preprod ARGS='--check --diff'
 	@bin/setup
-	@$(WITH_VAULT) $(PLAYBOOK) playbooks/site.yml
+	@$(WITH_VAULT) $(PLAYBOOK) playbooks/site.yml $(ARGS)
 
 .PHONY: canary
 canary: ## Prove that an environment works, by a DAG run and its log: make canary ENV=preprod
 	@bin/setup
-	@$(WITH_VAULT) $(PLAYBOOK) playbooks/canary.yml
+	@$(WITH_VAULT) $(PLAYBOOK) playbooks/canary.yml $(ARGS)
 
 ##@ Tests
 
@@ -91,6 +91,8 @@ unit: ## Test modules, templates, role interfaces and the preflight
 .PHONY: test-dags
 test-dags: ## Test the DAGs, in the servers' own environment
 	@bin/setup dags
+	@.venv-airflow/bin/python bin/airflow-settings | diff - roles/airflow/vars/main/settings.yml || \
+		{ echo "test-dags: the locked Airflow has other settings: run 'make lock'" >&2; exit 1; }
 	@.venv-airflow/bin/python -m pytest --quiet dags/tests
 
 .PHONY: molecule
