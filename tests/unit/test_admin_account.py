@@ -1,0 +1,30 @@
+"""What the role says when it cannot keep the admin account: why, and nothing secret."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+PROJECT = Path(__file__).parents[2]
+
+
+def test_a_failure_says_why_and_shows_no_password(tmp_path: Path) -> None:
+    role = {"name": "airflow_database", "tasks_from": "admin"}
+    play = {"hosts": "localhost", "gather_facts": False, "tasks": [{"ansible.builtin.include_role": role}]}
+    (tmp_path / "play.yml").write_text(json.dumps([play]))
+    values = {
+        "airflow_database_python": sys.executable,
+        "airflow_database_port": 9,
+        "airflow_database_password": "a-secret",
+        "airflow_database_admin_password": "a-secret",
+    }
+    ended = subprocess.run(
+        ["ansible-playbook", "-vvv", tmp_path / "play.yml", "--extra-vars", json.dumps(values)],
+        cwd=PROJECT,
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    assert ended.returncode == 2, ended.stdout
+    assert "The account admin could not be kept:" in ended.stdout
+    assert "a-secret" not in ended.stdout
