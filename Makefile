@@ -58,15 +58,40 @@ secrets: ## Generate the secrets of an environment, and ask for the others: make
 	@$(WITH_VAULT) ask=$$ANSIBLE_ASK_VAULT_PASS; unset ANSIBLE_ASK_VAULT_PASS; \
 	$(PLAYBOOK) playbooks/secrets.yml --extra-vars "secrets_ask=$${ask:-false}"
 
-.PHONY: deploy
-deploy: ## Deploy an environment: make deploy ENV=preprod ARGS='--check --diff'
+.PHONY: site
+site: ## Set up the hosts of an environment, and deploy: make site ENV=preprod ARGS='--check --diff'
 	@bin/setup
 	@$(WITH_VAULT) $(PLAYBOOK) playbooks/site.yml $(ARGS)
+
+.PHONY: deploy
+deploy: ## Deploy packages, configuration and DAGs: make deploy ENV=preprod
+	@bin/setup
+	@$(WITH_VAULT) $(PLAYBOOK) playbooks/deploy.yml $(ARGS)
+
+.PHONY: deploy-dags
+deploy-dags: ## Deploy the DAGs alone, without a restart: make deploy-dags ENV=preprod
+	@bin/setup
+	@$(WITH_VAULT) $(PLAYBOOK) playbooks/dags.yml $(ARGS)
+
+.PHONY: rollback
+rollback: ## Go back to the release before, or to a named one: make rollback ENV=preprod RELEASE=1a2b3c4d5e6f
+	@bin/setup
+	@$(WITH_VAULT) $(PLAYBOOK) playbooks/rollback.yml $(if $(RELEASE),--extra-vars airflow_rollback_release=$(RELEASE)) $(ARGS)
+
+.PHONY: releases
+releases: ## Say which releases there are, who deployed them, when, and which is live: make releases ENV=preprod
+	@bin/setup
+	@$(WITH_VAULT) $(PLAYBOOK) playbooks/releases.yml $(ARGS)
 
 .PHONY: canary
 canary: ## Prove that an environment works, by a DAG run and its log: make canary ENV=preprod
 	@bin/setup
 	@$(WITH_VAULT) $(PLAYBOOK) playbooks/canary.yml $(ARGS)
+
+.PHONY: unlock
+unlock: ## Break the lock of a deploy that hangs or whose machine is gone: make unlock ENV=preprod
+	@bin/setup
+	@$(WITH_VAULT) $(PLAYBOOK) playbooks/unlock.yml $(ARGS)
 
 ##@ Tests
 
@@ -86,14 +111,14 @@ lint: lock-check ## Check style and syntax
 .PHONY: unit
 unit: ## Test modules, templates, role interfaces and the preflight
 	@bin/setup
-	@pytest --quiet tests/unit
+	@pytest --quiet --numprocesses auto --dist worksteal tests/unit
 
 .PHONY: test-dags
 test-dags: ## Test the DAGs, in the servers' own environment
 	@bin/setup dags
 	@.venv-airflow/bin/python bin/airflow-settings | diff - roles/airflow/vars/main/settings.yml || \
 		{ echo "test-dags: the locked Airflow has other settings: run 'make lock'" >&2; exit 1; }
-	@.venv-airflow/bin/python -m pytest --quiet dags/tests
+	@.venv-airflow/bin/python -m pytest --quiet dags/tests tests/airflow
 
 .PHONY: molecule
 molecule: ## Test a scenario on fresh hosts: make molecule SCENARIO=default DEBIAN=13
@@ -103,7 +128,7 @@ molecule: ## Test a scenario on fresh hosts: make molecule SCENARIO=default DEBI
 .PHONY: bench
 bench: ## Measure what an operator waits for
 	@bin/setup docker
-	@bin/bench
+	@pytest --quiet --capture=no tests/bench
 
 ##@ Maintenance
 

@@ -1,16 +1,20 @@
 """What the tests of all scenarios share: Airflow as seen from its host, and the values that it was deployed with."""
 
+import itertools
 import json
 import os
 import shlex
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import pytest
+import requests
 from testinfra.host import Host
 
 PROJECT = Path(__file__).parents[1]
@@ -48,7 +52,7 @@ def unit_property(host: Host, unit: str, name: str) -> str:
 
 def journal(host: Host, unit: str) -> str:
     """Read the last lines of a unit's journal, for the message of a failing test."""
-    return host.run(f"journalctl --no-pager --lines=30 --unit={unit}").stdout
+    return host.run(f"journalctl --no-pager --lines=30 --unit='{unit}*'").stdout
 
 
 def assert_that_it_keeps_running(host: Host, unit: str) -> None:
@@ -100,6 +104,54 @@ def wait_for(check: Callable[[], T], seconds: float, what: str) -> T:
         time.sleep(1)
     message = f"waited {seconds} s in vain for {what}"
     raise AssertionError(message)
+
+
+class Answer(NamedTuple):
+    """What became of a request."""
+
+    method: str
+    status: int | str
+    seconds: float
+
+
+@contextmanager
+def steady_requests(asked: list[tuple[str, str, Json]], per_second: int = 20) -> Iterator[list[Answer]]:
+    """Send requests while the block runs, at a steady rate, each on a connection of its own.
+
+    Args:
+        asked: Method, address and JSON body of each, which take turns.
+        per_second: How many in a second, whether those before are answered or not.
+
+    Yields:
+        The answers, which are complete after the block. One that did not come has its error as status.
+    """
+    answers: list[Answer] = []
+    over = threading.Event()
+
+    def ask(method: str, url: str, body: Json) -> None:
+        began = time.monotonic()
+        try:
+            status = requests.request(method, url, json=body, timeout=300).status_code
+        except requests.RequestException as error:
+            status = repr(error)
+        answers.append(Answer(method, status, time.monotonic() - began))
+
+    def send(pool: ThreadPoolExecutor) -> None:
+        began = time.monotonic()
+        for count, request in enumerate(itertools.cycle(asked), 1):
+            pool.submit(ask, *request)
+            if over.wait(began + count / per_second - time.monotonic()):
+                break
+
+    with ThreadPoolExecutor(max_workers=2000) as pool:
+        sender = threading.Thread(target=send, args=[pool])
+        sender.start()
+        try:
+            yield answers
+        finally:
+            over.set()
+            sender.join()
+    print(f"{len(answers)} requests, the slowest took {max(answer.seconds for answer in answers):.1f} s")
 
 
 class Airflow:

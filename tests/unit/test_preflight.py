@@ -12,6 +12,7 @@ PROJECT = Path(__file__).parents[2]
 HOST = "lvao-development"
 FACTS = {
     "_ansible_facts_gathered": True,
+    "ansible_all_ipv4_addresses": ["192.0.2.7"],
     "ansible_distribution": "Debian",
     "ansible_distribution_major_version": "13",
     "ansible_distribution_version": "13.1",
@@ -71,8 +72,27 @@ BAD_INPUT = {
         {"airflow_execution_api_url": "http://10.0.0.3:8080/execution"},
         "it must be an address that ends with a slash",
     ),
+    "confirmation": ({"airflow_confirm_timeout": "soon"}, "airflow_confirm_timeout is 'soon': it must be a time span"),
+    "no release": ({"airflow_releases_kept": 0}, "airflow_releases_kept is '0': it must be 1 or more"),
+    "drain": (
+        {"airflow_scheduler_drain_timeout": -1},
+        "airflow_scheduler_drain_timeout is -1: it must be a number of seconds",
+    ),
+    "drained in words": ({"airflow_scheduler_drain_timeout_action": "stop"}, "must be one of: wait, fail, kill"),
     "no workers": ({"airflow_webserver_workers": 0}, "airflow_webserver_workers is 0: it must be 1 or more"),
     "workers in words": ({"airflow_webserver_workers": "many"}, "'airflow_webserver_workers' is of type str"),
+    "proxy address": (
+        {"reverse_proxy_host": "10.0.0.9"},
+        "reverse_proxy_host is '10.0.0.9': it must be 127.0.0.1, 0.0.0.0, or an address of the host (192.0.2.7)",
+    ),
+    "proxy port": ({"reverse_proxy_port": 80800}, "reverse_proxy_port is '80800': it must be a TCP port"),
+    "upstream": (
+        {"reverse_proxy_upstream": "localhost"},
+        "reverse_proxy_upstream is 'localhost': it must be an address",
+    ),
+    "one port twice": ({"airflow_webserver_port": 8080}, "8080': it must be an address and a port, such as 127.0.0.1"),
+    "gate": ({"reverse_proxy_gate": "open"}, "reverse_proxy_gate is 'open': it must be the path of a file"),
+    "hold": ({"reverse_proxy_hold": "a while"}, "reverse_proxy_hold is 'a while': it must be a duration such as 90s"),
     "connection id": (
         {"airflow_connections": {"web-app": "http://x"}},
         "web-app in airflow_connections is not valid: its id must have letters, digits and underscores",
@@ -130,7 +150,8 @@ def preflight(
     # As ansible-core's cache of facts writes it, so that none need gathering.
     (folder / f"s1_{HOST}").write_text(json.dumps({"__payload__": json.dumps(FACTS | facts)}))
     nowhere = {"ansible_connection": "ssh", "ansible_host": "localhost", "ansible_port": 1}
-    variables = json.dumps(nowhere | {"lvao_environment": "unit-tests", "lvao_env_file": "/nowhere"} | values)
+    ours = {"lvao_environment": "unit-tests", "lvao_env_file": "/nowhere", "lvao_secrets": str(folder / "secrets")}
+    variables = json.dumps(nowhere | ours | values)
     return subprocess.run(
         ["ansible-playbook", "-i", inventory, "playbooks/preflight.yml", "--extra-vars", variables],
         env=os.environ | {"ANSIBLE_CACHE_PLUGIN": "jsonfile", "ANSIBLE_CACHE_PLUGIN_CONNECTION": str(folder)},
@@ -188,6 +209,6 @@ def test_a_missing_value_is_named(tmp_path: Path, name: str) -> None:
     values = inventory / "group_vars/development/vars.yml"
     lines = values.read_text().splitlines(keepends=True)
     values.write_text("".join(line for line in lines if not line.startswith(f"{name}:")))
-    ended = preflight(tmp_path, {"lvao_secrets": str(tmp_path / "secrets")}, {}, str(inventory))
+    ended = preflight(tmp_path, {}, {}, str(inventory))
     assert ended.returncode == 2, ended.stdout
     assert f"missing required arguments: {name}" in ended.stdout

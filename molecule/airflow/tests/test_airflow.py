@@ -4,6 +4,7 @@ import base64
 import hashlib
 import io
 import json
+import secrets
 import zipfile
 from pathlib import Path
 
@@ -28,11 +29,11 @@ def test_the_release_says_what_it_is(host: Host) -> None:
 
 
 def test_airflow_may_not_change_what_it_runs(host: Host) -> None:
-    assert not host.run("runuser -u airflow -- find /opt/airflow /etc/airflow -writable -not -type l").stdout
+    assert not host.run("runuser -u airflow -- find /opt/airflow /etc/airflow/ -writable -not -type l").stdout
 
 
 def test_the_fragments_belong_to_root_alone(host: Host) -> None:
-    found = host.check_output("find /etc/airflow -name '*.env' -printf '%m %u %g %f\\n' | sort").splitlines()
+    found = host.check_output("find /etc/airflow/ -name '*.env' -printf '%m %u %g %f\\n' | sort").splitlines()
     names = ["10-core.env", "40-connections.env", "50-variables.env", "90-extra.env", "api-auth.env"]
     assert found == [f"600 root root {name}" for name in names]
     assert host.run("runuser -u airflow -- cat /etc/airflow/env.d/10-core.env").failed
@@ -91,13 +92,13 @@ def test_the_command_takes_its_arguments_as_they_are(host: Host) -> None:
     assert "no such command $HOME" in failed.stdout + failed.stderr
 
 
-def make_wheel() -> bytes:
-    """Make a package that only this test has."""
+def make_wheel(name: str) -> bytes:
+    """Make an empty package."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as wheel:
-        facts = "lvao_probe-1.0.dist-info"
-        wheel.writestr("lvao_probe.py", "")
-        wheel.writestr(f"{facts}/METADATA", "Metadata-Version: 2.1\nName: lvao-probe\nVersion: 1.0\n")
+        facts = f"{name}-1.0.dist-info"
+        wheel.writestr(f"{name}.py", "")
+        wheel.writestr(f"{facts}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
         wheel.writestr(
             f"{facts}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         )
@@ -111,14 +112,16 @@ def save(host: Host, path: str, content: bytes) -> None:
 
 
 def test_packages_come_from_the_index_of_the_site(host: Host, tmp_path: Path) -> None:
-    wheel = make_wheel()
-    save(host, "/root/index/simple/lvao-probe/lvao_probe-1.0-py3-none-any.whl", wheel)
+    # One that no earlier run has left in uv's cache, which outlives the host.
+    package = f"lvao_probe_{secrets.token_hex(8)}"
+    wheel = make_wheel(package)
+    save(host, f"/root/index/simple/{package.replace('_', '-')}/{package}-1.0-py3-none-any.whl", wheel)
     save(host, "/root/index/index.py", Path(__file__).with_name("index.py").read_bytes())
     serve = "systemd-run --unit=lvao-test-index --working-directory=/root/index /usr/bin/python3 index.py"
     host.check_output(serve)
     wait_for(lambda: host.run("curl --silent http://127.0.0.1:8999/").succeeded, 10, "the index")
     lock = tmp_path / "airflow.txt"
-    lock.write_text(f"lvao-probe==1.0 --hash=sha256:{hashlib.sha256(wheel).hexdigest()}\n")
+    lock.write_text(f"{package}==1.0 --hash=sha256:{hashlib.sha256(wheel).hexdigest()}\n")
     values = {
         "airflow_requirements": str(lock),
         "airflow_index_url": "http://reader:a-secret-of-the-index@127.0.0.1:8999/simple/",
@@ -127,6 +130,6 @@ def test_packages_come_from_the_index_of_the_site(host: Host, tmp_path: Path) ->
     ended = run_playbook("../molecule/airflow/install", name, "-vvv", "--diff", "--extra-vars", json.dumps(values))
     host.check_output("systemctl stop lvao-test-index")
     assert ended.returncode == 0, ended.stdout
-    assert host.run("ls /opt/airflow/venvs/*/lib/python3*/site-packages/lvao_probe.py").succeeded
+    assert host.run(f"ls /opt/airflow/venvs/*/lib/python3*/site-packages/{package}.py").succeeded
     assert "a-secret-of-the-index" not in ended.stdout
     assert not host.run("runuser -u airflow -- grep -rlsF a-secret-of-the-index /opt/airflow /etc").stdout

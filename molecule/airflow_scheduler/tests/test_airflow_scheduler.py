@@ -7,7 +7,7 @@ from testinfra.host import Host
 UNIT = "lvao-airflow-scheduler"
 
 
-@pytest.mark.parametrize("name", ["scheduler", "dag-processor", "triggerer"])
+@pytest.mark.parametrize("name", ["scheduler", "dag-processor", "triggerer", "log-server"])
 def test_they_keep_running(host: Host, name: str) -> None:
     assert_that_it_keeps_running(host, f"lvao-airflow-{name}")
 
@@ -22,10 +22,10 @@ def test_a_task_runs(host: Host, airflow: Airflow) -> None:
     assert "sesame" in airflow.log("log_canary", run_id, "write_token")
 
 
-def test_the_key_that_signs_tokens_is_for_the_scheduler_alone(host: Host) -> None:
-    for name, wanted in (("scheduler", True), ("dag-processor", False), ("triggerer", False)):
+def test_the_key_that_signs_tokens_is_not_for_every_unit(host: Host) -> None:
+    for name, wanted in (("scheduler", True), ("log-server", True), ("dag-processor", False), ("triggerer", False)):
         fragments = unit_property(host, f"lvao-airflow-{name}", "EnvironmentFiles")
-        assert ("/etc/airflow/api-auth.env" in fragments) is wanted
+        assert ("/api-auth.env" in fragments) is wanted
 
 
 def test_it_starts_once_the_execution_api_answers(host: Host, airflow: Airflow) -> None:

@@ -29,6 +29,22 @@ def test_the_configuration_is_shown_to_nobody(airflow: Airflow) -> None:
     assert airflow.call("GET", "/config")[0] == 403
 
 
+def test_it_listens_behind_the_proxy_alone(host: Host) -> None:
+    assert host.check_output("ss -ltnH 'sport = 8081'").split()[3] == "127.0.0.1:8081"
+
+
+def test_it_opens_its_gate_once_it_answers_and_shuts_it_before_it_stops(host: Host, airflow: Airflow) -> None:
+    gate = host.file(f"/run/{UNIT}/gate/open")
+    assert gate.exists
+    host.check_output(f"systemctl restart --no-block {UNIT}")
+    wait_for(lambda: not gate.exists, 10, "the gate to shut")
+    wait_for(lambda: gate.exists, 120, "the gate to open")
+    assert (
+        host.check_output("curl --silent --write-out '%{http_code}' --output /dev/null http://127.0.0.1:8081/") == "200"
+    )
+    assert airflow.health()["metadatabase"] == "healthy"
+
+
 def test_it_comes_back_after_a_crash(host: Host, airflow: Airflow) -> None:
     before = unit_property(host, UNIT, "MainPID")
     host.check_output(f"kill -KILL {before}")

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import secrets
 import shlex
 import subprocess
@@ -20,6 +21,7 @@ from conftest import (
     run_playbook,
     run_with_airflow,
     sleeping_task,
+    steady_requests,
     unit_property,
     wait_for,
 )
@@ -28,8 +30,12 @@ from testinfra.host import Host
 HOST = "lvao-molecule-default"
 UNITS = [f"lvao-airflow-{name}" for name in ("webserver", "dag-processor", "triggerer", "scheduler")]
 TRIGGERER = "lvao-airflow-triggerer"
-CHANGED = "find /etc/airflow /opt/airflow -maxdepth 3 -newer /root/began"
+CHANGED = "find /etc/airflow/ /opt/airflow -maxdepth 3 -newer /root/began"
 BUCKET = "lvao-molecule-airflow"
+on_one_debian = pytest.mark.skipif(
+    os.environ.get("DEBIAN") == "12",
+    reason="the same tasks and the same locked libraries say the same on Debian 13, and each case is a deploy",
+)
 
 
 def read_object(host: Host, key: str) -> str:
@@ -76,12 +82,12 @@ def test_what_is_internal_listens_on_loopback_alone(host: Host) -> None:
     # Airflow's log servers cannot be told where to listen.
     open_to_all = {address.rpartition(":")[2] for address in addresses if not address.startswith(("127.", "[::1]"))}
     assert open_to_all - {"8793", "8794"} == {"22", "8080"}
-    for port in (5432, 6200, 6201, 6202, 8090, 11211):
+    for port in (5432, 8081, 6200, 6201, 6202, 8090, 11211):
         assert {address for address in addresses if address.endswith(f":{port}")} == {f"127.0.0.1:{port}"}
 
 
 def test_the_fragments_belong_to_root_alone(host: Host) -> None:
-    found = host.check_output("find /etc/airflow -name '*.env' -printf '%m %u %g %p\\n'").splitlines()
+    found = host.check_output("find /etc/airflow/ -name '*.env' -printf '%m %u %g %p\\n'").splitlines()
     assert found
     assert all(line.startswith("600 root root ") for line in found)
     assert host.run("runuser -u airflow -- cat /etc/airflow/env.d/10-core.env").failed
@@ -122,6 +128,17 @@ def test_a_task_runs_and_its_log_arrives(host: Host, airflow: Airflow) -> None:
     prove_that_tasks_run(host, airflow)
 
 
+def test_no_request_fails_while_the_webserver_restarts(host: Host, airflow: Airflow) -> None:
+    url = f"http://{host.check_output('hostname --ip-address')}:8080"
+    login = {"username": "admin", "password": airflow.password}
+    with steady_requests([("GET", f"{url}/api/v2/version", None), ("POST", f"{url}/auth/token", login)]) as answers:
+        time.sleep(2)
+        host.check_output("systemctl restart lvao-airflow-webserver")
+        time.sleep(2)
+    assert {(answer.method, answer.status) for answer in answers} == {("GET", 200), ("POST", 201)}
+    assert len(answers) > 100
+
+
 def test_a_release_says_what_it_is(host: Host) -> None:
     release = json.loads(host.file("/opt/airflow/current/release.json").content_string)
     assert host.check_output("readlink /opt/airflow/current") == f"/opt/airflow/releases/{release['id']}"
@@ -151,7 +168,9 @@ def test_the_next_deploy_makes_good_what_a_failed_one_left(host: Host, airflow: 
     assert failed.returncode != 0
     # One that is down must not hide that the others are outdated.
     host.check_output(f"systemctl stop {TRIGGERER}")
-    assert "Can't locate revision identified by 'unknown'" in failed.stdout
+    assert "the database is at revision unknown (alembic_version), which this release does not know" in " ".join(
+        failed.stdout.split()
+    )
     assert {*pids} - {unit_property(host, unit, "MainPID") for unit in UNITS} == {pids[UNITS.index(TRIGGERER)]}
     mended = deploy()
     assert mended.returncode == 0, mended.stdout
@@ -168,6 +187,7 @@ def test_a_saved_dag_shows_up_and_a_restart_lets_its_task_finish(host: Host, air
     assert (task["state"], task["try_number"]) == ("success", 1)
 
 
+@on_one_debian
 def test_check_mode_says_what_a_new_lock_would_change(host: Host, tmp_path: Path) -> None:
     lock = tmp_path / "airflow.txt"
     lock.write_text((PROJECT / "requirements/airflow.txt").read_text() + "# changed\n")
@@ -224,6 +244,7 @@ def reader(host: Host) -> None:
     host.check_output(f"mv {READER}.kept {READER} && systemctl restart swift-proxy")
 
 
+@on_one_debian
 @pytest.mark.usefixtures("reader")
 @pytest.mark.parametrize("case", BAD_SERVICES)
 def test_a_service_that_refuses_us_stops_the_deploy_before_anything_changes(host: Host, case: str) -> None:

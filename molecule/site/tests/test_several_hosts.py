@@ -1,6 +1,7 @@
 """What several hosts promise together: runs, logs and secrets that cross them."""
 
 import json
+import re
 import secrets
 import shlex
 import subprocess
@@ -27,20 +28,23 @@ def test_every_component_is_healthy(airflow: Airflow) -> None:
 
 
 def test_each_host_has_what_it_does_and_nothing_else(hosts: dict[str, Host]) -> None:
-    units = "'lvao-*' 'postgresql@*' 'swift-proxy*'"
+    units = "'caddy*' 'lvao-*' 'postgresql@*' 'swift-proxy*'"
     listing = f"systemctl list-units --type=service --state=running --no-legend --plain {units} | cut -d' ' -f1 | sort"
     running = {name: host.check_output(listing).split() for name, host in hosts.items()}
-    components = ("dag-processor", "scheduler", "triggerer")
-    assert running["scheduler"] == [f"lvao-airflow-{name}.service" for name in components]
-    assert running["webserver"] == ["lvao-airflow-webserver.service"]
+    components = ("dag-processor", "log-server", "scheduler", "triggerer")
+    # Which of the two schedulers it is, is up to the deploys before.
+    assert [re.sub(r"(-[ab])?\.service$", "", unit) for unit in running["scheduler"]] == [
+        f"lvao-airflow-{name}" for name in components
+    ]
+    assert running["webserver"] == ["caddy.service", "lvao-airflow-webserver.service"]
     assert [unit.partition("@")[0] for unit in running["database"]] == ["postgresql"]
     assert running["storage"] == ["swift-proxy.service"]
     assert not hosts["database"].file("/opt/airflow").exists
 
 
 def test_the_webserver_listens_where_the_scheduler_reaches_it(hosts: dict[str, Host]) -> None:
-    listening = hosts["webserver"].check_output("ss -ltnH 'sport = 8080'").split()
-    assert listening[3] == "172.29.213.12:8080"
+    listening = hosts["webserver"].check_output("ss -ltnH '( sport = 8080 or sport = 8081 )'").splitlines()
+    assert {line.split()[3] for line in listening} == {"172.29.213.12:8080", "127.0.0.1:8081"}
 
 
 def test_the_canary_passes() -> None:

@@ -1,4 +1,4 @@
-"""Print the database revisions that the installed Airflow wants, as a JSON mapping from version table to revision."""
+"""Print as JSON the version of the installed Airflow, and the database revision that it wants by version table."""
 
 import json
 from pathlib import Path
@@ -12,4 +12,5 @@ SCRIPTS = {
     "alembic_version_fab": Path(fab_migrations.__file__).parent,
 }
 
-print(json.dumps({table: ScriptDirectory(str(path)).get_current_head() for table, path in SCRIPTS.items()}))
+heads = {table: ScriptDirectory(str(path)).get_current_head() for table, path in SCRIPTS.items()}
+print(json.dumps({"airflow_version": airflow.__version__, "heads": heads}))

@@ -1,0 +1,410 @@
+"""Deploys, good ones and bad ones, on a host that works meanwhile."""
+
+import base64
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import HEALTHY, INVENTORY, PROJECT, Airflow, run_playbook, steady_requests, unit_property, wait_for
+from testinfra.host import Host
+
+HOST = "lvao-molecule-release"
+UNITS = [f"lvao-airflow-{name}" for name in ("webserver", "log-server", "dag-processor", "triggerer", "scheduler")]
+SCHEDULER = "lvao-airflow-scheduler"
+# What a deploy finds its DAGs in, and further variables of all that follow.
+VALUES: dict[str, object] = {"airflow_env_host": {"AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": 5}}
+Ended = subprocess.CompletedProcess[str]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def dags(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Copy the project's DAGs to a folder of our own, with the sleeper, for deploys to take them from."""
+    folder = tmp_path_factory.mktemp("source") / "dags"
+    shutil.copytree(PROJECT / "dags", folder, ignore=shutil.ignore_patterns("tests", "__pycache__"))
+    shutil.copy(Path(__file__).with_name("sleeper.py"), folder)
+    VALUES["airflow_dags_source"] = str(folder)
+    write_edition(folder, "one")
+    return folder
+
+
+def write_edition(folder: Path, edition: str) -> None:
+    """Change what the sleeper says."""
+    (folder / "edition.py").write_text(f'EDITION = "{edition}"\n')
+
+
+def deploy(playbook: str = "deploy", **values: object) -> Ended:
+    return run_playbook(playbook, HOST, "--extra-vars", json.dumps(VALUES | values))
+
+
+def live(host: Host) -> str:
+    return host.check_output("basename $(realpath /opt/airflow/current)")
+
+
+def processes(host: Host) -> list[str]:
+    return [unit_property(host, unit, "MainPID") for unit in UNITS]
+
+
+def sleep_for(airflow: Airflow, seconds: int) -> str:
+    """Start a task that sleeps, and wait until it does."""
+    run_id = airflow.trigger("sleeper", {"seconds": seconds})
+    path = f"/dags/sleeper/dagRuns/{run_id}/taskInstances/sleep"
+    wait_for(lambda: airflow.call("GET", path)[1].get("state") == "running", 60, "the task to run")
+    return run_id
+
+
+def assert_first_try(airflow: Airflow, run_id: str, edition: str) -> None:
+    """Check that a task of the sleeper ended well at once, with the code that it began with."""
+    path = f"/dags/sleeper/dagRuns/{run_id}/taskInstances/sleep"
+    wait_for(lambda: airflow.call("GET", path)[1]["state"] not in {"running", "queued"}, 400, f"{run_id} to end")
+    task = airflow.call("GET", path)[1]
+    assert (task["state"], task["try_number"]) == ("success", 1)
+    assert f"edition: {edition}" in airflow.log("sleeper", run_id, "sleep")
+
+
+def said(ended: Ended) -> str:
+    return " ".join(ended.stdout.split())
+
+
+@pytest.fixture(scope="module")
+def long_run(host: Host, airflow: Airflow, dags: Path) -> Iterator[str]:
+    """Deploy the DAGs, start a long task, and see in the end that nothing of what came between has harmed it."""
+    ended = deploy()
+    assert ended.returncode == 0, ended.stdout
+    run_id = sleep_for(airflow, 300)
+    yield run_id
+    assert_first_try(airflow, run_id, "one")
+
+
+def test_a_deploy_waits_for_no_task_and_no_task_or_request_for_it(
+    host: Host, airflow: Airflow, dags: Path, long_run: str, tmp_path: Path
+) -> None:
+    short_run = sleep_for(airflow, 60)
+    write_edition(dags, "two")
+    packages = tmp_path / "airflow.txt"
+    packages.write_text((PROJECT / "requirements/airflow.txt").read_text() + "# changed\n")
+    VALUES["airflow_requirements"] = str(shutil.copy(packages, dags.parent))
+    before = processes(host)
+    address = host.check_output("hostname --ip-address").split()[0]
+    with steady_requests([("GET", f"http://{address}:8080/api/v2/version", None)]) as answers:
+        began = time.monotonic()
+        ended = deploy()
+        print(f"the deploy took {time.monotonic() - began:.0f} s")
+    assert ended.returncode == 0, ended.stdout
+    assert {answer.status for answer in answers} == {200}
+    assert not {*before} & {*processes(host)}
+    drains = host.check_output(
+        "systemctl list-units --state=deactivating --plain --no-legend 'lvao-airflow-scheduler-*'"
+    )
+    assert drains, "the old scheduler should still run the tasks"
+    old = drains.split()[0]
+    assert "sleeper.sleep" in unit_property(host, old, "StatusText")
+    # Its heartbeat is kept, so neither a start of the new one nor its looks for orphans take its tasks.
+    host.check_output(f"systemctl kill --signal=KILL {SCHEDULER}")
+    wait_for(lambda: unit_property(host, SCHEDULER, "MainPID") not in {"0", before[-1]}, 30, "the new scheduler")
+    run_id = airflow.trigger("sleeper")
+    assert airflow.finish("sleeper", run_id) == "success"
+    assert_first_try(airflow, run_id, "two")
+    assert_first_try(airflow, short_run, "one")
+
+
+def test_nothing_to_do_changes_nothing(host: Host, long_run: str) -> None:
+    before = processes(host), live(host)
+    ended = deploy()
+    assert re.findall(r"changed=(\d+)", ended.stdout) == ["0"], ended.stdout
+    assert (processes(host), live(host)) == before
+
+
+BAD_RELEASES = {
+    "a DAG that does not parse": ("from airflow.sdk import dag\n\ndef broken(:\n", "dags/broken.py:3: SyntaxError"),
+    "a DAG that hangs": ("from airflow.sdk import dag\nwhile True:\n    pass\n", "dags/broken.py: not imported within"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_RELEASES)
+def test_a_bad_dag_is_refused_before_anything_changes(host: Host, dags: Path, long_run: str, case: str) -> None:
+    source, message = BAD_RELEASES[case]
+    before = processes(host), live(host)
+    (dags / "broken.py").write_text(source)
+    ended = deploy("dags")
+    (dags / "broken.py").unlink()
+    assert ended.returncode != 0
+    assert message in said(ended)
+    assert (processes(host), live(host)) == before
+
+
+def test_impossible_packages_are_refused_before_anything_changes(host: Host, long_run: str, tmp_path: Path) -> None:
+    before = processes(host), live(host)
+    lock = tmp_path / "airflow.txt"
+    lock.write_text(f"lvao-no-such-package==1.0 --hash=sha256:{'0' * 64}\n")
+    ended = deploy(airflow_requirements=str(lock))
+    assert ended.returncode != 0
+    assert "lvao-no-such-package" in said(ended)
+    assert (processes(host), live(host)) == before
+
+
+def test_dags_alone_restart_nothing(host: Host, airflow: Airflow, dags: Path, long_run: str) -> None:
+    before, release = processes(host), live(host)
+    write_edition(dags, "three")
+    ended = deploy("dags")
+    assert ended.returncode == 0, ended.stdout
+    assert processes(host) == before
+    assert live(host) != release
+    run_id = airflow.trigger("sleeper")
+    airflow.finish("sleeper", run_id)
+    assert_first_try(airflow, run_id, "three")
+
+
+def test_dags_alone_are_no_way_for_packages(host: Host, long_run: str, tmp_path: Path) -> None:
+    lock = tmp_path / "airflow.txt"
+    lock.write_text((PROJECT / "requirements/airflow.txt").read_text() + "# others\n")
+    ended = deploy("dags", airflow_requirements=str(lock))
+    assert ended.returncode != 0
+    assert "deploy with playbooks/deploy.yml" in said(ended)
+
+
+def test_a_rollback_brings_back_the_release_before(host: Host, airflow: Airflow, long_run: str) -> None:
+    before = live(host)
+    ended = deploy("rollback")
+    assert ended.returncode == 0, ended.stdout
+    assert live(host) != before
+    run_id = airflow.trigger("sleeper")
+    airflow.finish("sleeper", run_id)
+    assert_first_try(airflow, run_id, "two")
+    listed = said(deploy("releases"))
+    assert re.search(rf"{live(host)} made \S+ by \S+ commit \S+ Airflow [0-9.]+ current, confirmed", listed)
+    unknown = deploy("rollback", airflow_rollback_release="000000000000")
+    assert "There is no release 000000000000" in said(unknown)
+
+
+def test_the_old_scheduler_ends_when_its_last_task_has_ended(host: Host, airflow: Airflow, long_run: str) -> None:
+    assert_first_try(airflow, long_run, "one")
+    drains = "systemctl list-units --state=deactivating --plain --no-legend 'lvao-airflow-scheduler-*'"
+    wait_for(lambda: not host.check_output(drains), 30, "the old scheduler to end")
+
+
+def test_green_but_broken_goes_back_by_itself(host: Host, airflow: Airflow, long_run: str) -> None:
+    before = live(host)
+    # Every task fails at its start, while every component is healthy.
+    ended = deploy(airflow_unit_overrides={"ProtectProc": "invisible"})
+    assert ended.returncode != 0
+    assert "The DAG log_canary ended as failed" in said(ended)
+    assert f"{before} is in service." in said(ended)
+    assert live(host) == before
+    wait_for(lambda: airflow.health() == HEALTHY, 60, "health")
+    run_id = airflow.trigger("sleeper")
+    assert airflow.finish("sleeper", run_id) == "success"
+
+
+def start(*, until: str, **values: object) -> None:
+    """Start a deploy, and kill its controller once it says a certain thing."""
+    arguments = [
+        "ansible-playbook",
+        "-i",
+        INVENTORY,
+        "playbooks/deploy.yml",
+        "--extra-vars",
+        json.dumps(VALUES | values),
+    ]
+    with subprocess.Popen(arguments, cwd=PROJECT, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        seen = ""
+        for line in process.stdout:
+            seen += line
+            if until in line:
+                break
+        else:
+            pytest.fail(f"never said {until}: {seen}")
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+MOMENTS = [
+    "fragments | Render",
+    "make | Copy its configuration",
+    "gate | Import every DAG",
+    "switch | Make the release the current one",
+    "apply | Start the units",
+]
+
+
+def test_killed_deploys_leave_a_running_airflow_and_the_next_one_works(
+    host: Host, airflow: Airflow, dags: Path, long_run: str
+) -> None:
+    for number, moment in enumerate(MOMENTS):
+        write_edition(dags, f"killed {number}")
+        start(until=moment, airflow_env_host={"LVAO_TEST": str(number)})
+        assert host.file("/opt/airflow/current/release.json").exists
+        wait_for(lambda: airflow.health() == HEALTHY, 90, f"health after: {moment}")
+    ended = deploy()
+    assert ended.returncode == 0, ended.stdout
+    assert "took over" in said(ended).lower() or "taken over" in said(ended).lower()
+    run_id = airflow.trigger("sleeper")
+    airflow.finish("sleeper", run_id)
+    assert_first_try(airflow, run_id, f"killed {len(MOMENTS) - 1}")
+
+
+def test_a_release_that_nobody_confirms_goes_by_itself(host: Host, airflow: Airflow, dags: Path, long_run: str) -> None:
+    before = live(host)
+    write_edition(dags, "unconfirmed")
+    start(until="switch | Make", airflow_confirm_timeout="20s", airflow_env_host={"LVAO_TEST": "unconfirmed"})
+    wait_for(lambda: live(host) != before, 20, "the switch")
+    wait_for(lambda: live(host) == before, 60, "the way back")
+    wait_for(lambda: airflow.health() == HEALTHY, 90, "health")
+    journal = host.check_output("journalctl --no-pager --output=cat --unit=lvao-airflow-way-back")
+    assert f"was not confirmed: going back to {before}." in journal
+
+
+def test_a_second_deploy_is_refused_and_told_of_the_first(host: Host) -> None:
+    arguments = ["ansible-playbook", "-i", INVENTORY, "playbooks/deploy.yml", "--extra-vars", json.dumps(VALUES)]
+    with subprocess.Popen(arguments, cwd=PROJECT, stdout=subprocess.PIPE, text=True) as first:
+        next(line for line in first.stdout if "deploy_lock : take" in line)
+        next(line for line in first.stdout if line.startswith("TASK"))
+        ended = deploy()
+        first.stdout.read()
+    assert first.returncode == 0
+    assert ended.returncode != 0
+    assert re.search(r"Locked by \S+@\S+ for playbooks/deploy.yml", said(ended))
+    assert "make unlock ENV=molecule" in said(ended)
+
+
+BUCKET = "lvao-molecule-airflow"
+MIGRATION = '''"""A migration of a test."""
+
+from alembic import op
+
+revision = "0123456789ab"
+down_revision = "{head}"
+branch_labels = depends_on = None
+
+
+def upgrade():
+    op.execute("CREATE TABLE lvao_test (id int)")
+    {upgrade}
+
+
+def downgrade():
+    op.execute("DROP TABLE lvao_test")
+    {downgrade}
+'''
+
+
+def lock_with_migration(host: Host, folder: Path, *, upgrade: str = "pass", downgrade: str = "pass") -> str:
+    """Lock one package more, which adds a migration to those of Airflow.
+
+    Args:
+        host: Where its wheel is put.
+        folder: Where the lock is written.
+        upgrade: A statement that ends the upgrade.
+        downgrade: A statement that ends the downgrade.
+
+    Returns:
+        The lock's path.
+    """
+    release = json.loads(host.file("/opt/airflow/current/release.json").content_string)
+    source = MIGRATION.format(head=release["schema_heads"]["alembic_version"], upgrade=upgrade, downgrade=downgrade)
+    content = io.BytesIO()
+    facts = "lvao_migration-1.0.dist-info"
+    with zipfile.ZipFile(content, "w") as wheel:
+        wheel.writestr("airflow/migrations/versions/9999_lvao_test.py", source)
+        wheel.writestr(f"{facts}/METADATA", "Metadata-Version: 2.1\nName: lvao-migration\nVersion: 1.0\n")
+        wheel.writestr(
+            f"{facts}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        wheel.writestr(f"{facts}/RECORD", "")
+    digest = hashlib.sha256(content.getvalue()).hexdigest()
+    path = f"/root/{digest[:8]}/lvao_migration-1.0-py3-none-any.whl"
+    encoded = base64.b64encode(content.getvalue()).decode()
+    host.check_output(f"mkdir -p $(dirname {path}) && echo {encoded} | base64 -d > {path}")
+    lock = folder / "airflow.txt"
+    packages = (PROJECT / "requirements/airflow.txt").read_text()
+    lock.write_text(f"{packages}lvao-migration @ file://{path} --hash=sha256:{digest}\n")
+    return str(lock)
+
+
+def has_table(host: Host) -> bool:
+    query = "SELECT to_regclass('lvao_test') IS NOT NULL"
+    return host.check_output(f'runuser -u postgres -- psql --tuples-only --no-align {BUCKET} -c "{query}"') == "t"
+
+
+# Deploys that move the database's schema, or that may not run two schedulers, wait for the tasks, within bounds.
+
+
+def test_a_migration_waits_for_the_tasks_and_can_be_undone(
+    host: Host, airflow: Airflow, dags: Path, tmp_path: Path
+) -> None:
+    write_edition(dags, "schema")
+    assert deploy("dags").returncode == 0
+    before = live(host)
+    run_id = sleep_for(airflow, 45)
+    ended = deploy(
+        airflow_requirements=lock_with_migration(host, tmp_path),
+        airflow_scheduler_drain_timeout=5,  # and then it waits on
+    )
+    assert ended.returncode == 0, ended.stdout
+    assert "finishes its tasks before the new one starts: the database schema moves." in said(ended)
+    assert f"waits for 1 task(s): sleeper.sleep ({run_id})" in said(ended)
+    assert_first_try(airflow, run_id, "schema")
+    assert has_table(host)
+    dump = f"/var/backups/lvao-airflow/{BUCKET}-before-{live(host)}.pgc"
+    assert "lvao_test" not in host.check_output(f"pg_restore --list {dump}")
+    undone = deploy("rollback")
+    assert undone.returncode == 0, undone.stdout
+    assert live(host) == before
+    assert not has_table(host)
+
+
+@pytest.mark.parametrize(
+    ("step", "playbooks"),
+    [("upgrade", ["deploy"]), ("downgrade", ["deploy", "rollback"])],
+    ids=["a migration that fails", "one that cannot be undone"],
+)
+def test_a_migration_that_fails_changes_nothing(
+    host: Host, airflow: Airflow, tmp_path: Path, step: str, playbooks: list[str]
+) -> None:
+    lock = lock_with_migration(host, tmp_path, **{step: 'raise RuntimeError("no way for this one")'})
+    *others, failing = playbooks
+    for playbook in others:
+        assert deploy(playbook, airflow_requirements=lock).returncode == 0
+    before, had_table = live(host), has_table(host)
+    ended = deploy(failing, airflow_requirements=lock)
+    assert ended.returncode != 0
+    assert "no way for this one" in said(ended)
+    assert f"{before} is in service." in said(ended)
+    assert (live(host), has_table(host)) == (before, had_table)
+    wait_for(lambda: airflow.health() == HEALTHY, 60, "health")
+    run_id = airflow.trigger("sleeper")
+    assert airflow.finish("sleeper", run_id) == "success"
+
+
+def test_past_the_bound_it_fails_with_the_old_release_in_service(host: Host, airflow: Airflow) -> None:
+    before = live(host)
+    run_id = sleep_for(airflow, 60)
+    values = {"airflow_scheduler_handover": False, "airflow_scheduler_drain_timeout": 5}
+    ended = deploy(airflow_scheduler_drain_timeout_action="fail", airflow_env_host={"LVAO_TEST": "fail"}, **values)
+    assert ended.returncode != 0
+    assert "airflow_scheduler_handover is false" in said(ended)
+    assert f"the old scheduler still waits for 1 task(s): sleeper.sleep ({run_id})" in said(ended)
+    assert live(host) == before
+    other = airflow.trigger("sleeper")
+    assert airflow.finish("sleeper", other) == "success"
+    assert_first_try(airflow, run_id, "schema")
+
+
+def test_past_the_bound_it_kills_the_tasks(host: Host, airflow: Airflow) -> None:
+    run_id = sleep_for(airflow, 600)
+    values = {"airflow_scheduler_handover": False, "airflow_scheduler_drain_timeout": 5}
+    ended = deploy(airflow_scheduler_drain_timeout_action="kill", airflow_env_host={"LVAO_TEST": "kill"}, **values)
+    assert ended.returncode == 0, ended.stdout
+    other = airflow.trigger("sleeper")
+    assert airflow.finish("sleeper", other) == "success"
+    path = f"/dags/sleeper/dagRuns/{run_id}/taskInstances/sleep"
+    airflow.call("PATCH", f"/dags/sleeper/dagRuns/{run_id}", {"state": "failed"})
+    assert airflow.call("GET", path)[1]["state"] != "success"

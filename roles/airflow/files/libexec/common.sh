@@ -1,0 +1,25 @@
+# What the scripts of a release share. They know their release by where they lie: <airflow_directory>/releases/<id>/libexec.
+# shellcheck shell=bash
+set -euo pipefail
+# One at a time: the host may go back by itself while a deploy still works on it.
+if [ -z "${LVAO_LOCKED-}" ]; then LVAO_LOCKED=1 exec flock /run/lock/lvao-airflow "$0" "$@"; fi
+
+release=$(realpath "$(dirname "${BASH_SOURCE[0]}")/..")
+directory=$(realpath "$release/../..")
+current=$directory/current
+units=/etc/systemd/system
+
+# Renamed over what is there: at every moment there is a whole link.
+point() { # link, to what
+  ln --symbolic --force --no-target-directory "$2" "$1.new"
+  mv --force --no-target-directory "$1.new" "$1"
+}
+
+live_scheduler() {
+  local unit
+  unit=$(readlink "$units/lvao-airflow-scheduler.service" || echo lvao-airflow-scheduler-a.service)
+  echo "${unit%.service}"
+}
+
+# `base` is a digest of what a unit must be restarted for: packages and configuration. Each unit keeps that of its start.
+runs_what_is_current() { systemctl is-active --quiet "$1" && cmp --silent "$current/base" "/run/$1/base"; }

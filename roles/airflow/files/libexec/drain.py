@@ -1,0 +1,100 @@
+"""Stay with a scheduler that was told to stop, until the tasks that it runs have ended and it ends.
+
+Its heartbeat stops while it drains, and another scheduler would take its tasks for lost and run them again, at its own
+start or at its next look for orphans. So the heartbeat is kept here, as long as the process lives. What it waits for
+is shown by `systemctl status`.
+
+Usage, as ExecStop= after the signal: drain.py <process id of the scheduler>
+"""
+
+import os
+import socket
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from airflow.jobs.job import Job
+from airflow.models.taskinstance import TaskInstance
+from airflow.utils.net import get_hostname
+from airflow.utils.session import create_session
+from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
+
+SECONDS_BETWEEN_HEARTBEATS = 5
+TASKS_SHOWN = 5
+
+
+def started(process: Path) -> datetime:
+    """Tell when a process began.
+
+    Args:
+        process: Its folder below /proc.
+
+    Returns:
+        The time, to the second.
+
+    Raises:
+        FileNotFoundError: It has ended.
+    """
+    ticks = int((process / "stat").read_text().rpartition(")")[2].split()[19])
+    boot = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime "))
+    return datetime.fromtimestamp(int(boot.split()[1]) + ticks / os.sysconf("SC_CLK_TCK"), tz=UTC)
+
+
+def keep_alive(since: datetime) -> str:
+    """Keep the heartbeat of this host's scheduler that began first after a time, and list what it runs.
+
+    Args:
+        since: When its process began.
+
+    Returns:
+        What it waits for, in one line.
+    """
+    with create_session() as session:
+        of_this_host = Job.job_type == "SchedulerJob", Job.hostname == get_hostname(), Job.start_date >= since
+        job = session.scalars(select(Job).where(*of_this_host).order_by(Job.start_date).limit(1)).first()
+        if not job:
+            return "finds itself not in the database"
+        job.latest_heartbeat = datetime.now(UTC)
+        waits_for = TaskInstance.queued_by_job_id == job.id, TaskInstance.state.in_(("queued", "running", "restarting"))
+        found = session.scalars(select(TaskInstance).where(*waits_for))
+        tasks = [f"{task.dag_id}.{task.task_id} ({task.run_id})" for task in found]
+        more = f" and {len(tasks) - TASKS_SHOWN} more" if len(tasks) > TASKS_SHOWN else ""
+        return f"waits for {len(tasks)} task(s): {', '.join(tasks[:TASKS_SHOWN])}{more}" if tasks else "ends"
+
+
+def say(status: str) -> None:
+    """Show a line in `systemctl status`.
+
+    Args:
+        status: The line.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        notify.sendto(f"STATUS={status}".encode(), os.environ["NOTIFY_SOCKET"].replace("@", "\0", 1))
+
+
+def main(process: Path) -> None:
+    """Stay with a process until it ends.
+
+    Args:
+        process: Its folder below /proc.
+    """
+    try:
+        # Its row comes after its start, which is known to the second.
+        since = started(process) - timedelta(seconds=1)
+    except FileNotFoundError:
+        return
+    while process.exists():
+        try:
+            say(keep_alive(since))
+        except SQLAlchemyError as error:
+            say(f"cannot reach the database: {type(error).__name__}")
+        for _ in range(SECONDS_BETWEEN_HEARTBEATS * 5):
+            if not process.exists():
+                return
+            time.sleep(0.2)
+
+
+if __name__ == "__main__" and sys.argv[1:]:
+    main(Path("/proc", sys.argv[1]))

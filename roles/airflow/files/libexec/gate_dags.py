@@ -1,0 +1,403 @@
+"""Import DAG files as the DAG processor does, each in no more than its time."""
+
+import contextlib
+import gc
+import json
+import os
+import re
+import signal
+import sys
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, Pipe, wait
+from pathlib import Path
+from types import ModuleType
+from typing import NoReturn
+
+import structlog
+from airflow import settings
+from airflow.configuration import conf
+from airflow.dag_processing.processor import DagFileParseRequest, _parse_file
+from airflow.models.connection import Connection as ConnectionModel
+from airflow.models.crypto import get_fernet
+from airflow.models.variable import Variable
+from airflow.sdk.exceptions import ErrorType
+from airflow.sdk.execution_time import comms, task_runner
+from airflow.sdk.execution_time.supervisor import block_orm_access
+from airflow.sdk.log import redact
+from airflow.utils.file import list_py_file_paths, might_contain_dag
+from pydantic import BaseModel
+from sqlalchemy import Column, ColumnElement, Engine, create_engine, select
+from sqlalchemy.pool import NullPool
+
+# The bundle that Airflow makes of its DAGs folder.
+BUNDLE = "dags-folder"
+
+
+class Answers:
+    """Answers what DAG files ask the DAG processor for while they are imported.
+
+    They may read variables and connections. What they write is dropped, as the release is not live yet.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        """Use a database that DAG files themselves may not open.
+
+        Args:
+            engine: Airflow's metadata database; its schema may be older than the release's.
+        """
+        self.engine = engine
+
+    def send(self, message: BaseModel) -> BaseModel | None:
+        """Answer a message of airflow.sdk.execution_time.comms.
+
+        Returns:
+            the answer, an ErrorResponse where there is none.
+        """
+        match message:
+            case comms.GetVariable():
+                return self.variable(message.key) or comms.ErrorResponse(error=ErrorType.VARIABLE_NOT_FOUND)
+            case comms.GetConnection():
+                return self.connection(message.conn_id) or comms.ErrorResponse(error=ErrorType.CONNECTION_NOT_FOUND)
+            case comms.GetVariableKeys():
+                keys = self.variable_keys(message.prefix or "")
+                page = keys[message.offset : message.offset + message.limit]
+                return comms.VariableKeysResult(keys=page, total_entries=len(keys))
+            case comms.PutVariable() | comms.DeleteVariable():
+                return comms.OKResponse(ok=True)
+            case comms.MaskSecret():
+                return None
+        return comms.ErrorResponse(
+            detail={"message": f"{type(message).__name__} has no answer before the release is live"}
+        )
+
+    async def asend(self, message: BaseModel) -> BaseModel | None:
+        """Answer a message, as `send` does."""
+        return self.send(message)
+
+    def variable(self, key: str) -> BaseModel | None:
+        """Read a variable, decrypted."""
+        columns = Variable.__table__.c
+        row = self.row(columns.key == key, columns.val, columns.is_encrypted)
+        return row and comms.VariableResult(key=key, value=decrypted(row["val"], row["is_encrypted"]))
+
+    def variable_keys(self, prefix: str) -> list[str]:
+        """List the keys of the variables that start with a prefix."""
+        key = Variable.__table__.c.key
+        with self.engine.connect() as connection:
+            return list(connection.scalars(select(key).where(key.startswith(prefix, autoescape=True)).order_by(key)))
+
+    def connection(self, conn_id: str) -> BaseModel | None:
+        """Read a connection, decrypted."""
+        columns = ConnectionModel.__table__.c
+        plain = ("conn_id", "conn_type", "host", "schema", "login", "port")
+        encrypted = {"password": "is_encrypted", "extra": "is_extra_encrypted"}
+        names = (*plain, *encrypted, *encrypted.values())
+        row = self.row(columns.conn_id == conn_id, *(columns[name] for name in names))
+        return row and comms.ConnectionResult(
+            **{name: row[name] for name in plain},
+            **{name: decrypted(row[name], row[flag]) for name, flag in encrypted.items()},
+        )
+
+    def row(self, condition: ColumnElement, *columns: Column) -> Mapping | None:
+        """Read these columns of a row alone: the model may have others that are yet to be migrated to."""
+        with self.engine.connect() as connection:
+            return connection.execute(select(*columns).where(condition)).mappings().first()
+
+
+def decrypted(value: str | None, is_encrypted: bool | None) -> str | None:
+    """Decrypt a column of a variable or a connection."""
+    return get_fernet().decrypt(value.encode()).decode() if value and is_encrypted else value
+
+
+@dataclass
+class Outcome:
+    """What the import of a DAG file came to.
+
+    Attributes:
+        dags: the ids of its DAGs.
+        errors: where each error is, as `dags/orders.py:12`, and what it says.
+    """
+
+    dags: list[str] = field(default_factory=list)
+    errors: list[tuple[str, str]] = field(default_factory=list)
+
+
+def explain(file: str, error: str, dags: Path) -> tuple[str, str]:
+    """Find in an error what the author of a DAG wants to know.
+
+    Args:
+        file: the file's path in the DAGs folder, for an error that has no place of its own.
+        error: its traceback, or just its message.
+        dags: the DAGs folder.
+
+    Returns:
+        the place in the DAGs folder that is nearest to the failure, as `dags/orders.py:12`, and the message.
+    """
+    place = f"dags/{file}"
+    for name, line in re.findall(r'^[ |]+File "(.+)", line (\d+)', error, re.MULTILINE):
+        for folder in (dags, dags.resolve()):
+            if Path(name).is_relative_to(folder):
+                place = f"dags/{Path(name).relative_to(folder)}:{line}"
+                break
+    _, is_traceback, after = error.rpartition("Traceback (most recent call last):\n")
+    # The message is what follows the frames, and they alone are indented.
+    if is_traceback and (message := re.search(r"^\S.*", after, re.MULTILINE | re.DOTALL)):
+        error = message[0]
+    return place, error
+
+
+def parse(file: str, dags: Path) -> Outcome:
+    """Import a DAG file in this process, and serialize its DAGs."""
+    request = DagFileParseRequest(file=file, bundle_path=dags, bundle_name=BUNDLE)
+    name = str(Path(file).relative_to(dags))
+    try:
+        result = _parse_file(request, structlog.get_logger())
+        ids, errors = [dag.dag_id for dag in result.serialized_dags], result.import_errors or {}
+    except BaseException:
+        ids, errors = [], {name: traceback.format_exc()}
+    explained = [explain(os.path.relpath(dags / path, dags), error, dags) for path, error in errors.items()]
+    return Outcome(ids, [(place, redact(message)) for place, message in explained])
+
+
+def places(module: object) -> list[str]:
+    """List the files and folders of a module; what a library puts in a module's stead has none."""
+    facts = module.__dict__ if isinstance(module, ModuleType) else {}
+    return [str(place) for place in (facts.get("__file__"), *(facts.get("__path__") or [])) if place]
+
+
+class State:
+    """What a DAG file may change for the next one of the same process."""
+
+    def __init__(self, dags: Path) -> None:
+        """Remember the state.
+
+        Args:
+            dags: the DAGs folder, whose modules belong to the file that imports them.
+        """
+        self.folders = (str(dags), str(dags.resolve()))
+        self.path, self.environment, self.directory = [*sys.path], {**os.environ}, Path.cwd()
+        self.modules = {*sys.modules}
+
+    def restore(self) -> None:
+        """Go back to the state that was remembered, except for modules from elsewhere: they take long to import."""
+        sys.path[:] = self.path
+        if os.environ != self.environment:
+            os.environ.clear()
+            os.environ.update(self.environment)
+        os.chdir(self.directory)
+        new = {name: module for name, module in sys.modules.items() if name not in self.modules}
+        own = [name for name, module in new.items() if any(place.startswith(self.folders) for place in places(module))]
+        for name in own:
+            del sys.modules[name]
+        self.modules |= new.keys() - own
+
+
+def work(connection: Connection, dags: Path) -> NoReturn:
+    """Import the DAG files that are named on a connection, one after another, and answer with their outcomes."""
+    # Output of DAG files is nobody's, and a question to a terminal has no answer.
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(null, descriptor)
+    sys.dont_write_bytecode = True
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # By its default, a traceback ends before it comes to the DAGs folder.
+    os.environ["AIRFLOW__CORE__DAGBAG_IMPORT_ERROR_TRACEBACKS"] = "true"
+    os.environ["AIRFLOW__CORE__DAGBAG_IMPORT_ERROR_TRACEBACK_DEPTH"] = "10000"
+    engine = create_engine(settings.SQL_ALCHEMY_CONN, poolclass=NullPool)
+    block_orm_access()
+    task_runner.SUPERVISOR_COMMS = Answers(engine)
+    # The time limit is kept from outside: a signal does not end everything.
+    settings.get_dagbag_import_timeout = lambda _: 0
+    state = State(dags)
+    while True:
+        try:
+            file = os.fsdecode(connection.recv_bytes())
+        except EOFError:
+            os._exit(0)
+        outcome = parse(file, dags)
+        connection.send_bytes(json.dumps([outcome.dags, outcome.errors]).encode())
+        state.restore()
+
+
+class Worker:
+    """A process that imports DAG files, one after another."""
+
+    def __init__(self, dags: Path) -> None:
+        """Start it.
+
+        Args:
+            dags: the DAGs folder.
+        """
+        self.is_fresh = True
+        self.connection, theirs = Pipe()
+        self.process = os.fork()
+        if not self.process:
+            try:
+                # A group of its own, so that what a DAG file starts ends with it.
+                os.setsid()
+                self.connection.close()
+                work(theirs, dags)
+            finally:
+                os._exit(1)
+        theirs.close()
+
+    def begin(self, file: str, seconds: float) -> None:
+        """Have it import a file within a time limit."""
+        self.file, self.seconds, self.deadline = file, seconds, time.monotonic() + seconds
+        # If it has ended meanwhile, there will be no outcome either.
+        with contextlib.suppress(OSError):
+            self.connection.send_bytes(os.fsencode(file))
+
+    def outcome(self) -> Outcome | None:
+        """Receive the outcome of the file, or None if the process has ended."""
+        try:
+            dags, errors = json.loads(self.connection.recv_bytes())
+        except (EOFError, OSError):
+            return None
+        return Outcome(dags, [(place, message) for place, message in errors])
+
+    def end(self) -> int:
+        """Kill it, with what it has started.
+
+        Returns:
+            its exit status, negative if it was a signal.
+        """
+        self.connection.close()
+        for kill in (os.killpg, os.kill):
+            try:
+                kill(self.process, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        return os.waitstatus_to_exitcode(os.waitpid(self.process, 0)[1])
+
+
+def time_limit(file: str) -> float:
+    """Tell how many seconds Airflow gives a DAG file."""
+    seconds = settings.get_dagbag_import_timeout(file)
+    # Without a limit of its own, the DAG processor's for the whole process is left.
+    return seconds if seconds > 0 else conf.getfloat("dag_processor", "dag_file_processor_timeout")
+
+
+def import_files(files: list[str], dags: Path, limit: Callable[[str], float] = time_limit) -> dict[str, Outcome]:
+    """Import DAG files in processes of their own, as many as there are processors.
+
+    Args:
+        files: their paths.
+        dags: the DAGs folder, which holds them.
+        limit: tells how many seconds a file may take.
+
+    Returns:
+        the outcome of each file.
+    """
+    outcomes: dict[str, Outcome] = {}
+    # A file that fails after others in a process is tried again in a fresh one: they may have got in its way.
+    waiting = deque((file, False) for file in files)
+    idle: list[Worker] = []
+    busy: dict[Connection, Worker] = {}
+    # What is not collected is not written to, and stays shared with the processes.
+    gc.collect()
+    gc.freeze()
+
+    def settle(worker: Worker, outcome: Outcome) -> None:
+        if outcome.errors and not worker.is_fresh:
+            waiting.append((worker.file, True))
+        else:
+            outcomes[worker.file] = outcome
+        worker.is_fresh = False
+
+    try:
+        while waiting or busy:
+            while waiting and len(busy) < (os.cpu_count() or 1):
+                file, needs_fresh = waiting.popleft()
+                if needs_fresh and idle:
+                    idle.pop().end()
+                worker = idle.pop() if idle and not needs_fresh else Worker(dags)
+                busy[worker.connection] = worker
+                worker.begin(file, limit(file))
+            remaining = min(worker.deadline for worker in busy.values()) - time.monotonic()
+            for connection in wait([*busy], max(remaining, 0)):
+                worker = busy.pop(connection)
+                if outcome := worker.outcome():
+                    idle.append(worker)
+                else:
+                    outcome = Outcome(errors=[(place_of(worker.file, dags), ended(worker.end()))])
+                settle(worker, outcome)
+            for worker in [worker for worker in busy.values() if worker.deadline <= time.monotonic()]:
+                busy.pop(worker.connection).end()
+                message = f"not imported within {worker.seconds:g} s"
+                outcomes[worker.file] = Outcome(errors=[(place_of(worker.file, dags), message)])
+    finally:
+        for worker in [*idle, *busy.values()]:
+            worker.end()
+        gc.unfreeze()
+    return outcomes
+
+
+def place_of(file: str, dags: Path) -> str:
+    """Name a DAG file as faults do, relative to the release."""
+    return f"dags/{Path(file).relative_to(dags)}"
+
+
+def ended(status: int) -> str:
+    """Say how a process ended that was to go on.
+
+    Args:
+        status: its exit status, negative if it was a signal.
+    """
+    return f"ends the process that imports it, by {f'status {status}' if status >= 0 else signal.Signals(-status).name}"
+
+
+def faults_of(outcomes: Mapping[str, Outcome], dags: Path, line: Callable[[str], str]) -> list[str]:
+    """List what is wrong with DAG files.
+
+    Args:
+        outcomes: of each file.
+        dags: the DAGs folder.
+        line: makes a line of a message.
+
+    Returns:
+        a line for each error, even if it is met by several files, and for each DAG that two files have.
+    """
+    met: dict[str, list[str]] = {}
+    owners: dict[str, str] = {}
+    faults = []
+    for file, outcome in sorted(outcomes.items()):
+        name = place_of(file, dags)
+        for place, message in outcome.errors:
+            met.setdefault(f"{place}: {line(message)}", []).append(name)
+        for dag in outcome.dags:
+            if owners.setdefault(dag, name) != name:
+                faults.append(f"{name}: the DAG {dag} is in {owners[dag]}, too")
+    for fault, names in met.items():
+        others = [name for name in names if not fault.startswith(f"{name}:")]
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        faults.append(f"{fault} (imported by {others[0]}{more})" if others else fault)
+    return sorted(faults)
+
+
+def check(dags: Path, line: Callable[[str], str], seconds: float | None = None) -> tuple[dict[str, int], list[str]]:
+    """Check every DAG file of a folder.
+
+    Args:
+        dags: the folder; it is Airflow's DAGs folder, too.
+        line: makes a line of a message.
+        seconds: how long a file may take, if it is not to be as long as Airflow gives it.
+
+    Returns:
+        the numbers of DAGs and of DAG files, and the faults.
+    """
+    if not dags.is_dir():
+        return {}, ["dags: there is no such folder"]
+    safe_mode = conf.getboolean("core", "dag_discovery_safe_mode")
+    found = sorted(list_py_file_paths(dags, safe_mode=False))
+    # Airflow passes over in silence what it cannot read.
+    unreadable = [file for file in found if not os.access(file, os.R_OK)]
+    files = [file for file in found if file not in unreadable and might_contain_dag(file, safe_mode)]
+    outcomes = import_files(files, dags, (lambda _: seconds) if seconds else time_limit)
+    faults = [f"{place_of(file, dags)}: may not be read by Airflow's user" for file in unreadable]
+    number = sum(len(outcome.dags) for outcome in outcomes.values())
+    return {"dags": number, "files": len(files)}, faults + faults_of(outcomes, dags, line)

@@ -1,0 +1,206 @@
+"""Measures what an operator waits for, on the hosts of the Molecule scenario `site`, over SSH.
+
+Figures compare within one run only. Usage: make bench
+"""
+
+import itertools
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+import requests
+
+PROJECT = Path(__file__).parents[2]
+HOSTS = {"scheduler": "172.29.213.11", "webserver": "172.29.213.12"}
+SSH = f"ssh -i {PROJECT}/.cache/site/ssh -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"
+API = f"http://{HOSTS['webserver']}:8080"
+DAG = """from datetime import datetime
+
+from airflow.sdk import DAG
+from airflow.providers.standard.operators.empty import EmptyOperator
+
+with DAG("bench_{number}", schedule=None, start_date=datetime(2026, 1, 1)):
+    EmptyOperator(task_id="empty{edition}")
+"""
+
+
+def run(*command: str | Path) -> str:
+    """Run a command.
+
+    Args:
+        command: The command and its arguments.
+
+    Returns:
+        What it said.
+
+    Raises:
+        SystemExit: It failed.
+    """
+    ended = subprocess.run(command, cwd=PROJECT, text=True, capture_output=True, check=False)
+    if ended.returncode:
+        sys.exit(f"bench: {command} failed\n{ended.stdout}{ended.stderr}")
+    return ended.stdout
+
+
+def measure(what: str, *command: str | Path) -> str:
+    """Run a command, and print how long it took.
+
+    Args:
+        what: What is measured.
+        command: The command and its arguments.
+
+    Returns:
+        What it said.
+    """
+    began = time.monotonic()
+    said = run(*command)
+    tasks = len(re.findall("^TASK", said, re.MULTILINE))
+    print(f"{what:58} {time.monotonic() - began:6.1f} s{f'  {tasks} tasks' if tasks else ''}", flush=True)
+    return said
+
+
+def playbook(name: str, *, inventory: str = "site", **values: object) -> list[str]:
+    """Compose the command that runs a playbook on the hosts of Airflow.
+
+    Args:
+        name: The playbook's name.
+        inventory: Which of Molecule's inventories.
+        values: Variables.
+    """
+    arguments = ["--limit", "scheduler:webserver", "--extra-vars", json.dumps(values)]
+    return ["ansible-playbook", "-i", f"molecule/inventories/{inventory}", f"playbooks/{name}.yml", *arguments]
+
+
+def no_change(what: str, command: list[str]) -> None:
+    """Measure a deploy that has nothing to do."""
+    run(*command)
+    if re.search("changed=[1-9]", said := measure(what, *command)):
+        sys.exit(f"bench: that was to change nothing\n{said}")
+
+
+def write_dags(folder: Path, number: int, edition: int) -> None:
+    """Write DAGs beside those of the project."""
+    for count in range(number):
+        (folder / f"bench_{count}.py").write_text(DAG.format(number=count, edition=edition))
+
+
+@contextmanager
+def repeated(what: str, per_second: int, action: object) -> Iterator[None]:
+    """Call something at a steady rate, each call in a thread of its own, while the block runs.
+
+    Args:
+        what: What is called, for the names of the threads.
+        per_second: How often.
+        action: What to call.
+    """
+    over = threading.Event()
+    threads = []
+
+    def call() -> None:
+        began = time.monotonic()
+        for count in itertools.count(1):
+            threads.append(threading.Thread(target=action, name=what))
+            threads[-1].start()
+            if over.wait(began + count / per_second - time.monotonic()):
+                return
+
+    caller = threading.Thread(target=call)
+    caller.start()
+    try:
+        yield
+    finally:
+        over.set()
+        caller.join()
+        for thread in threads:
+            thread.join()
+
+
+def measure_deploy_under_load() -> None:
+    """Deploy while requests come in and runs are triggered: the slowest request, and the longest wait of a task."""
+    said = run(
+        "ansible",
+        "-i",
+        "molecule/inventories/site",
+        "webserver",
+        "-m",
+        "debug",
+        "-a",
+        "var=vault_airflow_database_admin_password",
+    )
+    password = re.search('"?vault_airflow_database_admin_password"?: *"?(.*?)"?$', said, re.MULTILINE)[1]
+    login = {"username": "admin", "password": password}
+    token = requests.post(f"{API}/auth/token", json=login, timeout=60).json()["access_token"]
+    headers = {"Authorization": f"Bearer {token}"}
+    answers: list[tuple[int, float]] = []
+    runs: list[str] = []
+
+    def ask() -> None:
+        began = time.monotonic()
+        status = requests.get(f"{API}/api/v2/version", timeout=300).status_code
+        answers.append((status, time.monotonic() - began))
+
+    def trigger() -> None:
+        url = f"{API}/api/v2/dags/log_canary/dagRuns"
+        answer = requests.post(url, json={"logical_date": None}, headers=headers, timeout=300)
+        if answer.ok:
+            runs.append(answer.json()["dag_run_id"])
+
+    with repeated("request", 20, ask), repeated("trigger", 1, trigger):
+        measure(
+            "deploy of a new configuration, under load",
+            *playbook("deploy", airflow_env_host={"BENCH": str(time.time())}),
+        )
+    failed = sum(status != requests.codes.ok for status, _ in answers)
+    print(
+        f"  {len(answers)} requests, {failed} failed; the slowest took {max(seconds for _, seconds in answers):.1f} s"
+    )
+    time.sleep(30)
+    waits = []
+    for run_id in runs:
+        url = f"{API}/api/v2/dags/log_canary/dagRuns/{run_id}"
+        facts = requests.get(url, headers=headers, timeout=60).json()
+        task = requests.get(f"{url}/taskInstances/write_token", headers=headers, timeout=60).json()
+        if task.get("start_date"):
+            waits.append(
+                (
+                    datetime.fromisoformat(task["start_date"]) - datetime.fromisoformat(facts["queued_at"])
+                ).total_seconds()
+            )
+    print(f"  {len(runs)} runs triggered, {len(waits)} started; the longest waited {max(waits):.1f} s")
+
+
+def test_what_an_operator_waits_for() -> None:
+    os.environ["ANSIBLE_VAULT_PASSWORD_FILE"] = str(PROJECT / "molecule/site/vault-password")
+    os.environ |= {"ANSIBLE_FORCE_COLOR": "false", "ANSIBLE_NOCOLOR": "true"}
+    run("molecule", "destroy", "--scenario-name", "site")
+    run("molecule", "create", "--scenario-name", "site")
+    measure("first site.yml, four hosts", "ansible-playbook", "-i", "molecule/inventories/site", "playbooks/site.yml")
+    no_change("no-change site.yml, Airflow on two hosts", playbook("site"))
+    no_change("no-change deploy.yml, Airflow on two hosts", playbook("deploy"))
+    with tempfile.TemporaryDirectory() as scratch:
+        source = Path(scratch, "dags")
+        shutil.copytree(PROJECT / "dags", source, ignore=shutil.ignore_patterns("tests", "__pycache__"))
+        run("ansible", "-i", "molecule/inventories/site", "scheduler", "-m", "apt", "-a", "name=rsync")
+        for number in (10, 2000):
+            for edition in (1, 2):
+                write_dags(source, number, edition)
+                what = f"dags.yml, {number} {'new' if edition == 1 else 'changed'} files, two hosts"
+                measure(what, *playbook("dags", airflow_dags_source=str(source)))
+                rsync = ["rsync", "-a", "--delete", "-e", SSH, f"{source}/", f"debian@{HOSTS['scheduler']}:dags"]
+                if shutil.which("rsync"):
+                    measure("  rsync of the same, one host", *rsync)
+        measure("rollback.yml to the release before", *playbook("rollback"))
+    run(*playbook("deploy"))
+    measure_deploy_under_load()
+    no_change("no-change site.yml, Airflow on one host", playbook("site", inventory="bench"))
+    run("molecule", "destroy", "--scenario-name", "site")
