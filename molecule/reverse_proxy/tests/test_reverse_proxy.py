@@ -78,7 +78,7 @@ def test_a_reload_of_the_proxy_is_no_outage(host: Host, url: str) -> None:
             host.check_output("systemctl reload caddy")
             time.sleep(1)
     assert len(answers) > 200
-    # Caddy may reset a connection that comes at the moment of a reload; only a change of its own configuration reloads it.
+    # A reload may reset a connection that comes at that moment; only a change of the configuration of Caddy reloads it.
     assert sum(answer.status != 200 for answer in answers) <= 5
 
 
