@@ -15,7 +15,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import HEALTHY, INVENTORY, PROJECT, Airflow, run_playbook, steady_requests, unit_property, wait_for
+from conftest import (
+    HEALTHY,
+    INVENTORY,
+    PROJECT,
+    Airflow,
+    run_playbook,
+    run_with_airflow,
+    steady_requests,
+    unit_property,
+    wait_for,
+)
 from testinfra.host import Host
 
 HOST = "lvao-molecule-release"
@@ -276,6 +286,7 @@ def test_a_second_deploy_is_refused_and_told_of_the_first(host: Host) -> None:
 
 
 BUCKET = "lvao-molecule-airflow"
+S3_HOOK = "from airflow.providers.amazon.aws.hooks.s3 import S3Hook"
 MIGRATION = '''"""A migration of a test."""
 
 from alembic import op
@@ -355,6 +366,8 @@ def test_a_migration_waits_for_the_tasks_and_can_be_undone(
     assert has_table(host)
     dump = f"/var/backups/lvao-airflow/{BUCKET}-before-{live(host)}.pgc"
     assert "lvao_test" not in host.check_output(f"pg_restore --list {dump}")
+    stored = f"S3Hook('s3logs').get_key('dumps/{Path(dump).name}', '{BUCKET}').content_length"
+    assert run_with_airflow(host, S3_HOOK, stored) == host.file(dump).size
     undone = deploy("rollback")
     assert undone.returncode == 0, undone.stdout
     assert live(host) == before
