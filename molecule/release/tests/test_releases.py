@@ -60,6 +60,10 @@ def live(host: Host) -> str:
     return host.check_output("basename $(realpath /opt/airflow/current)")
 
 
+def live_edition(host: Host) -> str:
+    return host.check_output("sed -n 's/EDITION = \"\\(.*\\)\"/\\1/p' /opt/airflow/current/dags/edition.py")
+
+
 def processes(host: Host) -> list[str]:
     return [unit_property(host, unit, "MainPID") for unit in UNITS]
 
@@ -285,6 +289,35 @@ def test_a_second_deploy_is_refused_and_told_of_the_first(host: Host) -> None:
     assert "make unlock ENV=molecule" in said(ended)
 
 
+# Deploys that move the database's schema, or that may not run two schedulers, wait for the tasks, within bounds.
+
+
+def test_past_the_bound_it_fails_with_the_old_release_in_service(host: Host, airflow: Airflow) -> None:
+    before = live(host)
+    run_id = sleep_for(airflow, 60)
+    values = {"airflow_scheduler_handover": False, "airflow_scheduler_drain_timeout": 5}
+    ended = deploy(airflow_scheduler_drain_timeout_action="fail", airflow_env_host={"LVAO_TEST": "fail"}, **values)
+    assert ended.returncode != 0
+    assert "airflow_scheduler_handover is false" in said(ended)
+    assert f"the old scheduler still waits for 1 task(s): sleeper.sleep ({run_id})" in said(ended)
+    assert live(host) == before
+    other = airflow.trigger("sleeper")
+    assert airflow.finish("sleeper", other) == "success"
+    assert_first_try(airflow, run_id, live_edition(host))
+
+
+def test_past_the_bound_it_kills_the_tasks(host: Host, airflow: Airflow) -> None:
+    run_id = sleep_for(airflow, 600)
+    values = {"airflow_scheduler_handover": False, "airflow_scheduler_drain_timeout": 5}
+    ended = deploy(airflow_scheduler_drain_timeout_action="kill", airflow_env_host={"LVAO_TEST": "kill"}, **values)
+    assert ended.returncode == 0, ended.stdout
+    other = airflow.trigger("sleeper")
+    assert airflow.finish("sleeper", other) == "success"
+    path = f"/dags/sleeper/dagRuns/{run_id}/taskInstances/sleep"
+    airflow.call("PATCH", f"/dags/sleeper/dagRuns/{run_id}", {"state": "failed"})
+    assert airflow.call("GET", path)[1]["state"] != "success"
+
+
 BUCKET = "lvao-molecule-airflow"
 S3_HOOK = "from airflow.providers.amazon.aws.hooks.s3 import S3Hook"
 MIGRATION = '''"""A migration of a test."""
@@ -345,15 +378,8 @@ def has_table(host: Host) -> bool:
     return host.check_output(f'runuser -u postgres -- psql --tuples-only --no-align {BUCKET} -c "{query}"') == "t"
 
 
-# Deploys that move the database's schema, or that may not run two schedulers, wait for the tasks, within bounds.
-
-
-def test_a_migration_waits_for_the_tasks_and_can_be_undone(
-    host: Host, airflow: Airflow, dags: Path, tmp_path: Path
-) -> None:
-    write_edition(dags, "schema")
-    assert deploy("dags").returncode == 0
-    before = live(host)
+def test_a_migration_waits_for_the_tasks_and_can_be_undone(host: Host, airflow: Airflow, tmp_path: Path) -> None:
+    before, edition = live(host), live_edition(host)
     run_id = sleep_for(airflow, 45)
     ended = deploy(
         airflow_requirements=lock_with_migration(host, tmp_path),
@@ -362,7 +388,7 @@ def test_a_migration_waits_for_the_tasks_and_can_be_undone(
     assert ended.returncode == 0, ended.stdout
     assert "finishes its tasks before the new one starts: the database schema moves." in said(ended)
     assert f"waits for 1 task(s): sleeper.sleep ({run_id})" in said(ended)
-    assert_first_try(airflow, run_id, "schema")
+    assert_first_try(airflow, run_id, edition)
     assert has_table(host)
     dump = f"/var/backups/lvao-airflow/{BUCKET}-before-{live(host)}.pgc"
     assert "lvao_test" not in host.check_output(f"pg_restore --list {dump}")
@@ -395,29 +421,3 @@ def test_a_migration_that_fails_changes_nothing(
     wait_for(lambda: airflow.health() == HEALTHY, 60, "health")
     run_id = airflow.trigger("sleeper")
     assert airflow.finish("sleeper", run_id) == "success"
-
-
-def test_past_the_bound_it_fails_with_the_old_release_in_service(host: Host, airflow: Airflow) -> None:
-    before = live(host)
-    run_id = sleep_for(airflow, 60)
-    values = {"airflow_scheduler_handover": False, "airflow_scheduler_drain_timeout": 5}
-    ended = deploy(airflow_scheduler_drain_timeout_action="fail", airflow_env_host={"LVAO_TEST": "fail"}, **values)
-    assert ended.returncode != 0
-    assert "airflow_scheduler_handover is false" in said(ended)
-    assert f"the old scheduler still waits for 1 task(s): sleeper.sleep ({run_id})" in said(ended)
-    assert live(host) == before
-    other = airflow.trigger("sleeper")
-    assert airflow.finish("sleeper", other) == "success"
-    assert_first_try(airflow, run_id, "schema")
-
-
-def test_past_the_bound_it_kills_the_tasks(host: Host, airflow: Airflow) -> None:
-    run_id = sleep_for(airflow, 600)
-    values = {"airflow_scheduler_handover": False, "airflow_scheduler_drain_timeout": 5}
-    ended = deploy(airflow_scheduler_drain_timeout_action="kill", airflow_env_host={"LVAO_TEST": "kill"}, **values)
-    assert ended.returncode == 0, ended.stdout
-    other = airflow.trigger("sleeper")
-    assert airflow.finish("sleeper", other) == "success"
-    path = f"/dags/sleeper/dagRuns/{run_id}/taskInstances/sleep"
-    airflow.call("PATCH", f"/dags/sleeper/dagRuns/{run_id}", {"state": "failed"})
-    assert airflow.call("GET", path)[1]["state"] != "success"
