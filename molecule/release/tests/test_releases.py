@@ -380,7 +380,7 @@ def has_table(host: Host) -> bool:
 
 def test_a_migration_waits_for_the_tasks_and_can_be_undone(host: Host, airflow: Airflow, tmp_path: Path) -> None:
     before, edition = live(host), live_edition(host)
-    run_id = sleep_for(airflow, 45)
+    run_id = sleep_for(airflow, 90)
     ended = deploy(
         airflow_requirements=lock_with_migration(host, tmp_path),
         airflow_scheduler_drain_timeout=5,  # and then it waits on
