@@ -138,21 +138,13 @@ def test_nothing_to_do_changes_nothing(host: Host, long_run: str) -> None:
     assert (processes(host), live(host)) == before
 
 
-BAD_RELEASES = {
-    "a DAG that does not parse": ("from airflow.sdk import dag\n\ndef broken(:\n", "dags/broken.py:3: SyntaxError"),
-    "a DAG that hangs": ("from airflow.sdk import dag\nwhile True:\n    pass\n", "dags/broken.py: not imported within"),
-}
-
-
-@pytest.mark.parametrize("case", BAD_RELEASES)
-def test_a_bad_dag_is_refused_before_anything_changes(host: Host, dags: Path, long_run: str, case: str) -> None:
-    source, message = BAD_RELEASES[case]
+def test_a_bad_dag_is_refused_before_anything_changes(host: Host, dags: Path, long_run: str) -> None:
     before = processes(host), live(host)
-    (dags / "broken.py").write_text(source)
+    (dags / "broken.py").write_text("from airflow.sdk import dag\n\ndef broken(:\n")
     ended = deploy("dags")
     (dags / "broken.py").unlink()
     assert ended.returncode != 0
-    assert message in said(ended)
+    assert "dags/broken.py:3: SyntaxError" in said(ended)
     assert (processes(host), live(host)) == before
 
 
