@@ -31,7 +31,8 @@ log = logging.getLogger(__name__)
 def log_canary() -> None:
     """Log a token."""
 
-    @task
+    # Before what waits: a deploy on a busy afternoon waits for it.
+    @task(priority_weight=1_000_000, weight_rule="absolute")
     def write_token() -> str:
         """Log the token of the run.
 

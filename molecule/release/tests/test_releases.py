@@ -32,7 +32,11 @@ HOST = "lvao-molecule-release"
 UNITS = [f"lvao-airflow-{name}" for name in ("webserver", "log-server", "dag-processor", "triggerer", "scheduler")]
 SCHEDULER = "lvao-airflow-scheduler"
 # What a deploy finds its DAGs in, and further variables of all that follow.
-VALUES: dict[str, object] = {"airflow_env_host": {"AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": 5}}
+VALUES: dict[str, object] = {
+    "airflow_env_host": {"AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": 5},
+    # It bounds a stop, and not what a deploy leaves to finish its tasks.
+    "airflow_stop_timeout": "20s",
+}
 Ended = subprocess.CompletedProcess[str]
 
 
@@ -199,16 +203,19 @@ def test_the_old_scheduler_ends_when_its_last_task_has_ended(host: Host, airflow
 
 
 def test_green_but_broken_goes_back_by_itself(host: Host, airflow: Airflow, long_run: str) -> None:
-    before = live(host)
+    before, edition = live(host), live_edition(host)
+    # Its scheduler still runs a task when it comes back.
+    run_id = sleep_for(airflow, 120)
     # Every task fails at its start, while every component is healthy.
     ended = deploy(airflow_unit_overrides={"ProtectProc": "invisible"})
     assert ended.returncode != 0
-    assert "The DAG log_canary ended as failed" in said(ended)
+    assert "The DAG log_canary failed: Airflow runs, but its tasks do not." in said(ended)
     assert f"{before} is in service." in said(ended)
     assert live(host) == before
     wait_for(lambda: airflow.health() == HEALTHY, 60, "health")
-    run_id = airflow.trigger("sleeper")
-    assert airflow.finish("sleeper", run_id) == "success"
+    other = airflow.trigger("sleeper")
+    assert airflow.finish("sleeper", other) == "success"
+    assert_first_try(airflow, run_id, edition)
 
 
 def start(*, until: str, **values: object) -> None:
@@ -316,40 +323,47 @@ MIGRATION = '''"""A migration of a test."""
 
 from alembic import op
 
-revision = "0123456789ab"
-down_revision = "{head}"
+revision = "{revision}"
+down_revision = "{after}"
 branch_labels = depends_on = None
 
 
 def upgrade():
-    op.execute("CREATE TABLE lvao_test (id int)")
     {upgrade}
 
 
 def downgrade():
-    op.execute("DROP TABLE lvao_test")
     {downgrade}
 '''
 
 
 def lock_with_migration(host: Host, folder: Path, *, upgrade: str = "pass", downgrade: str = "pass") -> str:
-    """Lock one package more, which adds a migration to those of Airflow.
+    """Lock one package more, which adds two migrations to those of Airflow: one that makes a table, and another.
 
     Args:
         host: Where its wheel is put.
         folder: Where the lock is written.
-        upgrade: A statement that ends the upgrade.
-        downgrade: A statement that ends the downgrade.
+        upgrade: What the other does.
+        downgrade: How it is undone.
 
     Returns:
         The lock's path.
     """
     release = json.loads(host.file("/opt/airflow/current/release.json").content_string)
-    source = MIGRATION.format(head=release["schema_heads"]["alembic_version"], upgrade=upgrade, downgrade=downgrade)
+    head = release["schema_heads"]["alembic_version"]
+    table = {
+        "upgrade": 'op.execute("CREATE TABLE lvao_test (id int)")',
+        "downgrade": 'op.execute("DROP TABLE lvao_test")',
+    }
+    migrations = [
+        MIGRATION.format(revision="0123456789ab", after=head, **table),
+        MIGRATION.format(revision="123456789abc", after="0123456789ab", upgrade=upgrade, downgrade=downgrade),
+    ]
     content = io.BytesIO()
     facts = "lvao_migration-1.0.dist-info"
     with zipfile.ZipFile(content, "w") as wheel:
-        wheel.writestr("airflow/migrations/versions/9999_lvao_test.py", source)
+        for number, source in enumerate(migrations):
+            wheel.writestr(f"airflow/migrations/versions/999{number}_lvao_test.py", source)
         wheel.writestr(f"{facts}/METADATA", "Metadata-Version: 2.1\nName: lvao-migration\nVersion: 1.0\n")
         wheel.writestr(
             f"{facts}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
@@ -382,7 +396,7 @@ def test_a_migration_waits_for_the_tasks_and_can_be_undone(host: Host, airflow: 
     assert f"waits for 1 task(s): sleeper.sleep ({run_id})" in said(ended)
     assert_first_try(airflow, run_id, edition)
     assert has_table(host)
-    dump = f"/var/backups/lvao-airflow/{BUCKET}-before-{live(host)}.pgc"
+    dump = host.check_output(f"ls /var/backups/lvao-airflow/{BUCKET}-*-before-{live(host)}.pgc")
     assert "lvao_test" not in host.check_output(f"pg_restore --list {dump}")
     stored = f"S3Hook('s3logs').get_key('dumps/{Path(dump).name}', '{BUCKET}').content_length"
     assert run_with_airflow(host, S3_HOOK, stored) == host.file(dump).size

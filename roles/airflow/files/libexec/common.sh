@@ -21,5 +21,13 @@ live_scheduler() {
   echo "${unit%.service}"
 }
 
+busy() { [[ $(systemctl show --property=ActiveState --value "$1") == @(active|deactivating) ]]; }
+
+# Tells a scheduler to finish its tasks and end, however long they take.
+retire() {
+  if [ -d "/run/$1" ]; then touch "/run/$1/retired"; fi
+  systemctl stop --no-block "$1"
+}
+
 # `base` is a digest of what a unit must be restarted for: packages and configuration. Each unit keeps that of its start.
 runs_what_is_current() { systemctl is-active --quiet "$1" && cmp --silent "$current/base" "/run/$1/base"; }

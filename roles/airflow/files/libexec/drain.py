@@ -4,11 +4,15 @@ Its heartbeat stops while it drains, and another scheduler would take its tasks 
 start or at its next look for orphans. So the heartbeat is kept here, as long as the process lives. What it waits for
 is shown by `systemctl status`.
 
-Usage, as ExecStop= after the signal: drain.py <process id of the scheduler>
+One that a deploy retired, with the file `retired` in its runtime directory, has all the time that its tasks take. Else,
+and while the host shuts down, TimeoutStopSec= ends it.
+
+Usage, as ExecStop= after the signal: drain.py <unit> <process id of the scheduler>
 """
 
 import os
 import socket
+import subprocess
 import sys
 import time
 from datetime import UTC, datetime, timedelta
@@ -22,24 +26,8 @@ from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
 SECONDS_BETWEEN_HEARTBEATS = 5
+SECONDS_OF_MORE_TIME = 120
 TASKS_SHOWN = 5
-
-
-def started(process: Path) -> datetime:
-    """Tell when a process began.
-
-    Args:
-        process: Its folder below /proc.
-
-    Returns:
-        The time, to the second.
-
-    Raises:
-        FileNotFoundError: It has ended.
-    """
-    ticks = int((process / "stat").read_text().rpartition(")")[2].split()[19])
-    boot = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime "))
-    return datetime.fromtimestamp(int(boot.split()[1]) + ticks / os.sysconf("SC_CLK_TCK"), tz=UTC)
 
 
 def keep_alive(since: datetime) -> str:
@@ -64,32 +52,39 @@ def keep_alive(since: datetime) -> str:
         return f"waits for {len(tasks)} task(s): {', '.join(tasks[:TASKS_SHOWN])}{more}" if tasks else "ends"
 
 
-def say(status: str) -> None:
+def say(status: str, *, has_time: bool) -> None:
     """Show a line in `systemctl status`.
 
     Args:
         status: The line.
+        has_time: Whether systemd is to go on waiting.
     """
+    more_time = f"\nEXTEND_TIMEOUT_USEC={SECONDS_OF_MORE_TIME * 1_000_000}" if has_time else ""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
-        notify.sendto(f"STATUS={status}".encode(), os.environ["NOTIFY_SOCKET"].replace("@", "\0", 1))
+        notify.sendto(f"STATUS={status}{more_time}".encode(), os.environ["NOTIFY_SOCKET"].replace("@", "\0", 1))
 
 
-def main(process: Path) -> None:
+def shuts_down() -> bool:
+    """Tell whether the host shuts down."""
+    ended = subprocess.run(["/usr/bin/systemctl", "is-system-running"], capture_output=True, text=True, check=False)
+    return ended.stdout.strip() == "stopping"
+
+
+def main(runtime_directory: Path, process: Path) -> None:
     """Stay with a process until it ends.
 
     Args:
+        runtime_directory: That of its unit, which has the time of its start.
         process: Its folder below /proc.
     """
-    try:
-        # Its row comes after its start, which is known to the second.
-        since = started(process) - timedelta(seconds=1)
-    except FileNotFoundError:
-        return
+    # Its row comes after its start.
+    since = datetime.fromtimestamp((runtime_directory / "base").stat().st_mtime, tz=UTC) - timedelta(seconds=1)
     while process.exists():
+        has_time = (runtime_directory / "retired").exists() and not shuts_down()
         try:
-            say(keep_alive(since))
+            say(keep_alive(since), has_time=has_time)
         except SQLAlchemyError as error:
-            say(f"cannot reach the database: {type(error).__name__}")
+            say(f"cannot reach the database: {type(error).__name__}", has_time=has_time)
         for _ in range(SECONDS_BETWEEN_HEARTBEATS * 5):
             if not process.exists():
                 return
@@ -97,4 +92,4 @@ def main(process: Path) -> None:
 
 
 if __name__ == "__main__" and sys.argv[1:]:
-    main(Path("/proc", sys.argv[1]))
+    main(Path("/run", sys.argv[1]), Path("/proc", sys.argv[2]))

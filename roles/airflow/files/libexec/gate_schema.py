@@ -1,5 +1,9 @@
-"""Whether the database has the schema that a release wants, or can be migrated to it."""
+"""Whether the database has the schema that a release wants, or can be migrated to it.
 
+As a script it ends with 0 if the database has it, with the release's own Python.
+"""
+
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -149,3 +153,8 @@ def check(*, allow_newer_schema: bool = False) -> Schema:
             return schema
     except SQLAlchemyError as error:
         return Schema(faults=[f"the database cannot be read: {getattr(error, 'orig', None) or type(error).__name__}"])
+
+
+if __name__ == "__main__":
+    has = check(allow_newer_schema=True)
+    sys.exit(bool(has.faults) or has.found != has.wanted)
