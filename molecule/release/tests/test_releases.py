@@ -205,13 +205,14 @@ def test_the_old_scheduler_ends_when_its_last_task_has_ended(host: Host, airflow
 def test_green_but_broken_goes_back_by_itself(host: Host, airflow: Airflow, long_run: str) -> None:
     before, edition = live(host), live_edition(host)
     # Its scheduler still runs a task when it comes back.
-    run_id = sleep_for(airflow, 120)
+    run_id = sleep_for(airflow, 180)
     # Every task fails at its start, while every component is healthy.
     ended = deploy(airflow_unit_overrides={"ProtectProc": "invisible"})
     assert ended.returncode != 0
     assert "The DAG log_canary failed: Airflow runs, but its tasks do not." in said(ended)
     assert f"{before} is in service." in said(ended)
     assert live(host) == before
+    assert airflow.call("GET", f"/dags/sleeper/dagRuns/{run_id}/taskInstances/sleep")[1]["state"] == "running"
     wait_for(lambda: airflow.health() == HEALTHY, 60, "health")
     other = airflow.trigger("sleeper")
     assert airflow.finish("sleeper", other) == "success"
