@@ -5,12 +5,15 @@ start or at its next look for orphans. So the heartbeat is kept here, as long as
 is shown by `systemctl status`.
 
 One that a deploy retired, with the file `retired` in its runtime directory, has all the time that its tasks take. Else,
-and while the host shuts down, TimeoutStopSec= ends it.
+and while the host shuts down, it is killed past a bound. TimeoutStopSec= could not tell these apart, and systemd
+forgets at each reload that it was extended.
 
-Usage, as ExecStop= after the signal: drain.py <unit> <process id of the scheduler>
+Usage, as ExecStop= after the signal: drain.py <unit> <process id of the scheduler> <bound in seconds>
 """
 
+import math
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -26,7 +29,6 @@ from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
 SECONDS_BETWEEN_HEARTBEATS = 5
-SECONDS_OF_MORE_TIME = 120
 TASKS_SHOWN = 5
 
 
@@ -52,39 +54,44 @@ def keep_alive(since: datetime) -> str:
         return f"waits for {len(tasks)} task(s): {', '.join(tasks[:TASKS_SHOWN])}{more}" if tasks else "ends"
 
 
-def say(status: str, *, has_time: bool) -> None:
+def say(status: str) -> None:
     """Show a line in `systemctl status`.
 
     Args:
         status: The line.
-        has_time: Whether systemd is to go on waiting.
     """
-    more_time = f"\nEXTEND_TIMEOUT_USEC={SECONDS_OF_MORE_TIME * 1_000_000}" if has_time else ""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
-        notify.sendto(f"STATUS={status}{more_time}".encode(), os.environ["NOTIFY_SOCKET"].replace("@", "\0", 1))
+        notify.sendto(f"STATUS={status}".encode(), os.environ["NOTIFY_SOCKET"].replace("@", "\0", 1))
 
 
 def shuts_down() -> bool:
     """Tell whether the host shuts down."""
-    ended = subprocess.run(["/usr/bin/systemctl", "is-system-running"], capture_output=True, text=True, check=False)
-    return ended.stdout.strip() == "stopping"
+    said = subprocess.run(["/usr/bin/systemctl", "is-system-running"], capture_output=True, text=True, check=False)
+    return said.stdout.strip() == "stopping"
 
 
-def main(runtime_directory: Path, process: Path) -> None:
+def main(runtime_directory: Path, process: Path, bound: float) -> None:
     """Stay with a process until it ends.
 
     Args:
         runtime_directory: That of its unit, which has the time of its start.
         process: Its folder below /proc.
+        bound: For how many seconds it may finish its tasks, unless a deploy retired it.
     """
     # Its row comes after its start.
     since = datetime.fromtimestamp((runtime_directory / "base").stat().st_mtime, tz=UTC) - timedelta(seconds=1)
+    deadline = math.inf
     while process.exists():
-        has_time = (runtime_directory / "retired").exists() and not shuts_down()
+        if (runtime_directory / "retired").exists() and not shuts_down():
+            deadline = math.inf
+        elif deadline == math.inf:
+            deadline = time.monotonic() + bound
+        elif time.monotonic() > deadline:
+            os.kill(int(process.name), signal.SIGKILL)
         try:
-            say(keep_alive(since), has_time=has_time)
+            say(keep_alive(since))
         except SQLAlchemyError as error:
-            say(f"cannot reach the database: {type(error).__name__}", has_time=has_time)
+            say(f"cannot reach the database: {type(error).__name__}")
         for _ in range(SECONDS_BETWEEN_HEARTBEATS * 5):
             if not process.exists():
                 return
@@ -92,4 +99,4 @@ def main(runtime_directory: Path, process: Path) -> None:
 
 
 if __name__ == "__main__" and sys.argv[1:]:
-    main(Path("/run", sys.argv[1]), Path("/proc", sys.argv[2]))
+    main(Path("/run", sys.argv[1]), Path("/proc", sys.argv[2]), float(sys.argv[3]))

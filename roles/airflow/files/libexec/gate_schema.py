@@ -14,6 +14,7 @@ from airflow.models import import_all_models
 from airflow.models.base import Base
 from airflow.providers.fab import migrations as fab_migrations
 from airflow.providers.fab.auth_manager import models as fab_models
+from airflow.utils.db import DBLocks
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, bindparam, text
@@ -37,12 +38,14 @@ class Schema:
         found: what the database has, None where it has nothing yet.
         unknown_revision: of `found`, what the release does not know.
         faults: why the release cannot use it, nor migrate it.
+        is_migrated: whether a migration is under way.
     """
 
     wanted: dict[str, str | None] = field(default_factory=dict)
     found: dict[str, str | None] = field(default_factory=dict)
     unknown_revision: dict[str, str] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
+    is_migrated: bool = False
 
     @property
     def facts(self) -> dict[str, dict]:
@@ -122,6 +125,19 @@ def refused(connection: Connection, tables: Iterable[str]) -> list[str]:
     return faults
 
 
+def is_locked(connection: Connection) -> bool:
+    """Say whether a migration holds its lock on a PostgreSQL database.
+
+    Args:
+        connection: to the database.
+    """
+    query = (
+        "SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database"
+        " WHERE locktype = 'advisory' AND granted AND objid = :lock AND datname = current_database()"
+    )
+    return bool(connection.scalar(text(query), {"lock": DBLocks.MIGRATIONS.value}))
+
+
 def check(*, allow_newer_schema: bool = False) -> Schema:
     """Check the database of Airflow's configuration.
 
@@ -144,8 +160,8 @@ def check(*, allow_newer_schema: bool = False) -> Schema:
             if is_postgresql:
                 connection.execute(text(f"SET LOCAL statement_timeout = '{STATEMENT_SECONDS}s'"))
             schema = compare(connection, scripts, allow_newer_schema=allow_newer_schema)
-            is_migrated = not schema.unknown_revision and schema.found != schema.wanted
-            if is_postgresql and is_migrated:
+            schema.is_migrated = is_postgresql and is_locked(connection)
+            if is_postgresql and not schema.unknown_revision and schema.found != schema.wanted:
                 import_all_models()
                 schema.faults += refused(
                     connection, {*Base.metadata.tables, *fab_models.Model.metadata.tables, *SCRIPTS}
@@ -157,4 +173,4 @@ def check(*, allow_newer_schema: bool = False) -> Schema:
 
 if __name__ == "__main__":
     has = check(allow_newer_schema=True)
-    sys.exit(bool(has.faults) or has.found != has.wanted)
+    sys.exit(bool(has.faults) or has.is_migrated or has.found != has.wanted)
