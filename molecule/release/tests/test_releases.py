@@ -72,9 +72,9 @@ def processes(host: Host) -> list[str]:
     return [unit_property(host, unit, "MainPID") for unit in UNITS]
 
 
-def sleep_for(airflow: Airflow, seconds: int) -> str:
-    """Start a task that sleeps, and wait until it does."""
-    run_id = airflow.trigger("sleeper", {"seconds": seconds})
+def sleep_for(airflow: Airflow, seconds: int, until: str = "/nonexistent") -> str:
+    """Start a task that sleeps, unless a file wakes it, and wait until it does."""
+    run_id = airflow.trigger("sleeper", {"seconds": seconds, "until": until})
     path = f"/dags/sleeper/dagRuns/{run_id}/taskInstances/sleep"
     wait_for(lambda: airflow.call("GET", path)[1].get("state") == "running", 60, "the task to run")
     return run_id
@@ -205,7 +205,8 @@ def test_the_old_scheduler_ends_when_its_last_task_has_ended(host: Host, airflow
 def test_green_but_broken_goes_back_by_itself(host: Host, airflow: Airflow, long_run: str) -> None:
     before, edition = live(host), live_edition(host)
     # Its scheduler still runs a task when it comes back.
-    run_id = sleep_for(airflow, 180)
+    alarm = "/var/lib/airflow/alarm"
+    run_id = sleep_for(airflow, 1200, alarm)
     # Every task fails at its start, while every component is healthy.
     ended = deploy(airflow_unit_overrides={"ProtectProc": "invisible"})
     assert ended.returncode != 0
@@ -216,6 +217,7 @@ def test_green_but_broken_goes_back_by_itself(host: Host, airflow: Airflow, long
     wait_for(lambda: airflow.health() == HEALTHY, 60, "health")
     other = airflow.trigger("sleeper")
     assert airflow.finish("sleeper", other) == "success"
+    host.check_output(f"touch {alarm}")
     assert_first_try(airflow, run_id, edition)
 
 
