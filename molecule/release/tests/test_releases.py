@@ -295,8 +295,8 @@ def test_a_second_deploy_is_refused_and_told_of_the_first(host: Host) -> None:
 
 
 def test_past_the_bound_it_fails_with_the_old_release_in_service(host: Host, airflow: Airflow) -> None:
-    before = live(host)
-    run_id = sleep_for(airflow, 60)
+    before, alarm = live(host), "/var/lib/airflow/bound"
+    run_id = sleep_for(airflow, 1200, alarm)
     values = {"airflow_scheduler_handover": False, "airflow_scheduler_drain_timeout": 5}
     ended = deploy(airflow_scheduler_drain_timeout_action="fail", airflow_env_host={"LVAO_TEST": "fail"}, **values)
     assert ended.returncode != 0
@@ -305,6 +305,7 @@ def test_past_the_bound_it_fails_with_the_old_release_in_service(host: Host, air
     assert live(host) == before
     other = airflow.trigger("sleeper")
     assert airflow.finish("sleeper", other) == "success"
+    host.check_output(f"touch {alarm}")
     assert_first_try(airflow, run_id, live_edition(host))
 
 
@@ -389,7 +390,7 @@ def has_table(host: Host) -> bool:
 
 def test_a_migration_waits_for_the_tasks_and_can_be_undone(host: Host, airflow: Airflow, tmp_path: Path) -> None:
     before, edition = live(host), live_edition(host)
-    run_id = sleep_for(airflow, 90)
+    run_id = sleep_for(airflow, 150)
     ended = deploy(
         airflow_requirements=lock_with_migration(host, tmp_path),
         airflow_scheduler_drain_timeout=5,  # and then it waits on
