@@ -21,9 +21,8 @@ os.environ |= {
     "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{HOME.name}/airflow.db",
 }
 
-# Airflow reads its environment on import, so it comes after.
-from airflow.dag_processing.dagbag import DagBag  # noqa: E402
-from airflow.sdk import DAG  # noqa: E402
+from airflow.dag_processing.dagbag import DagBag  # noqa: E402 - Airflow reads the environment above on import
+from airflow.sdk import DAG  # noqa: E402 - as above
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -244,7 +244,9 @@ def test_another_users_process_lives(child: subprocess.Popen, monkeypatch: pytes
         assert not ACTION.has_ended(record, me)
 
 
-@pytest.mark.skipif(not Path("/bin/ps").exists(), reason="this machine has no ps")
+@pytest.mark.skipif(
+    not Path("/bin/ps").exists(), reason="ps is asked where there is no /proc, and a bare Debian has none"
+)
 def test_without_proc_the_command_shows_processes(child: subprocess.Popen) -> None:
     state, started = ACTION.list_processes()[str(child.pid)]
     assert state.startswith("S")

@@ -2,7 +2,6 @@
 
 import base64
 import json
-import os
 import secrets
 import shlex
 import subprocess
@@ -32,10 +31,6 @@ UNITS = [f"lvao-airflow-{name}" for name in ("webserver", "dag-processor", "trig
 TRIGGERER = "lvao-airflow-triggerer"
 CHANGED = "find /etc/airflow/ /opt/airflow -maxdepth 3 -newer /root/began"
 BUCKET = "lvao-molecule-airflow"
-on_one_debian = pytest.mark.skipif(
-    os.environ.get("DEBIAN") == "12",
-    reason="the same tasks and the same locked libraries say the same on Debian 13, and each case is a deploy",
-)
 
 
 def read_object(host: Host, key: str) -> str:
@@ -187,7 +182,6 @@ def test_a_saved_dag_shows_up_and_a_restart_lets_its_task_finish(host: Host, air
     assert (task["state"], task["try_number"]) == ("success", 1)
 
 
-@on_one_debian
 def test_check_mode_says_what_a_new_lock_would_change(host: Host, tmp_path: Path) -> None:
     lock = tmp_path / "airflow.txt"
     lock.write_text((PROJECT / "requirements/airflow.txt").read_text() + "# changed\n")
@@ -244,7 +238,6 @@ def reader(host: Host) -> None:
     host.check_output(f"mv {READER}.kept {READER} && systemctl restart swift-proxy")
 
 
-@on_one_debian
 @pytest.mark.usefixtures("reader")
 @pytest.mark.parametrize("case", BAD_SERVICES)
 def test_a_service_that_refuses_us_stops_the_deploy_before_anything_changes(host: Host, case: str) -> None:
