@@ -179,6 +179,20 @@ def measure_deploy_under_load() -> None:
     print(f"  {len(runs)} runs triggered, {len(waits)} started; the longest waited {max(waits):.1f} s")
 
 
+def measure_refusal() -> None:
+    """Start a deploy beside another."""
+    with subprocess.Popen(playbook("deploy"), cwd=PROJECT, stdout=subprocess.PIPE, text=True) as first:
+        next(line for line in first.stdout if "deploy_lock : take" in line)
+        next(line for line in first.stdout if line.startswith("TASK"))
+        began = time.monotonic()
+        second = subprocess.run(playbook("deploy"), cwd=PROJECT, text=True, capture_output=True, check=False)
+        seconds = time.monotonic() - began
+        first.stdout.read()
+    if "Locked by" not in second.stdout:
+        sys.exit(f"bench: the second deploy was to be refused\n{second.stdout}")
+    print(f"{'deploy.yml beside another, which refuses it':58} {seconds:6.1f} s", flush=True)
+
+
 def test_what_an_operator_waits_for() -> None:
     os.environ["ANSIBLE_VAULT_PASSWORD_FILE"] = str(PROJECT / "molecule/site/vault-password")
     os.environ |= {"ANSIBLE_FORCE_COLOR": "false", "ANSIBLE_NOCOLOR": "true"}
@@ -187,6 +201,7 @@ def test_what_an_operator_waits_for() -> None:
     measure("first site.yml, four hosts", "ansible-playbook", "-i", "molecule/inventories/site", "playbooks/site.yml")
     no_change("no-change site.yml, Airflow on two hosts", playbook("site"))
     no_change("no-change deploy.yml, Airflow on two hosts", playbook("deploy"))
+    measure_refusal()
     with tempfile.TemporaryDirectory() as scratch:
         source = Path(scratch, "dags")
         shutil.copytree(PROJECT / "dags", source, ignore=shutil.ignore_patterns("tests", "__pycache__"))

@@ -6,12 +6,16 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
+import threading
 import time
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -83,7 +87,7 @@ def sleep_for(airflow: Airflow, seconds: int, until: str = "/nonexistent") -> st
 def assert_first_try(airflow: Airflow, run_id: str, edition: str) -> None:
     """Check that a task of the sleeper ended well at once, with the code that it began with."""
     path = f"/dags/sleeper/dagRuns/{run_id}/taskInstances/sleep"
-    wait_for(lambda: airflow.call("GET", path)[1]["state"] not in {"running", "queued"}, 400, f"{run_id} to end")
+    wait_for(lambda: airflow.call("GET", path)[1]["state"] not in {"running", "queued"}, 700, f"{run_id} to end")
     task = airflow.call("GET", path)[1]
     assert (task["state"], task["try_number"]) == ("success", 1)
     assert f"edition: {edition}" in airflow.log("sleeper", run_id, "sleep")
@@ -93,12 +97,65 @@ def said(ended: Ended) -> str:
     return " ".join(ended.stdout.split())
 
 
+class Deploy:
+    """A deploy that runs while a test goes on."""
+
+    def __init__(self, **values: object) -> None:
+        """Start it.
+
+        Args:
+            values: Variables.
+        """
+        variables = json.dumps(VALUES | values)
+        command = ["ansible-playbook", "-i", INVENTORY, "playbooks/deploy.yml", "--extra-vars", variables]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        self.process = subprocess.Popen(command, cwd=PROJECT, start_new_session=True, **pipes)
+        self.said = ""
+
+    def wait_until_it_says(self, text: str) -> None:
+        """Read what it says, up to a line with a text."""
+        for line in self.process.stdout:
+            self.said += line
+            if text in line:
+                return
+        pytest.fail(f"it never said {text}: {self.said}")
+
+    def kill(self) -> None:
+        """Kill its controller, as a lost connection or machine does."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.communicate()
+
+    def finish(self) -> int:
+        """Read to its end, and return its exit status."""
+        self.said += self.process.communicate()[0]
+        return self.process.returncode
+
+
+@contextmanager
+def steady_runs(airflow: Airflow, every_seconds: float = 5) -> Iterator[list[str]]:
+    """Trigger runs of the sleeper while the block runs, and list them in order."""
+    runs: list[str] = []
+    over = threading.Event()
+
+    def trigger() -> None:
+        while not over.wait(every_seconds):
+            runs.append(airflow.trigger("sleeper"))
+
+    with ThreadPoolExecutor() as pool:
+        triggered = pool.submit(trigger)
+        try:
+            yield runs
+        finally:
+            over.set()
+            triggered.result()
+
+
 @pytest.fixture(scope="module")
 def long_run(host: Host, airflow: Airflow, dags: Path) -> Iterator[str]:
     """Deploy the DAGs, start a long task, and see in the end that nothing of what came between has harmed it."""
     ended = deploy()
     assert ended.returncode == 0, ended.stdout
-    run_id = sleep_for(airflow, 300)
+    run_id = sleep_for(airflow, 600)
     yield run_id
     assert_first_try(airflow, run_id, "one")
 
@@ -113,11 +170,15 @@ def test_a_deploy_waits_for_no_task_and_no_task_or_request_for_it(
     VALUES["airflow_requirements"] = str(shutil.copy(packages, dags.parent))
     before = processes(host)
     address = host.check_output("hostname --ip-address").split()[0]
-    with steady_requests([("GET", f"http://{address}:8080/api/v2/version", None)]) as answers:
+    asked = [("GET", f"http://{address}:8080/api/v2/version", None)]
+    with steady_requests(asked) as answers, steady_runs(airflow) as runs:
         began = time.monotonic()
         ended = deploy()
         print(f"the deploy took {time.monotonic() - began:.0f} s")
+        early = {airflow.state("sleeper", run_id) for run_id in runs[: len(runs) // 2]}
     assert ended.returncode == 0, ended.stdout
+    assert early <= {"running", "success"}, "runs that are triggered meanwhile should not wait for its end"
+    assert {airflow.finish("sleeper", run_id) for run_id in runs} == {"success"}
     assert {answer.status for answer in answers} == {200}
     assert not {*before} & {*processes(host)}
     drains = host.check_output(
@@ -196,6 +257,33 @@ def test_a_rollback_brings_back_the_release_before(host: Host, airflow: Airflow,
     assert "There is no release 000000000000" in said(unknown)
 
 
+LOCK = "/run/lock/lvao-airflow-deploy.json"
+
+
+def write_lock(host: Host, *, until: str) -> None:
+    """Lock the environment for somebody on another machine."""
+    process = {"id": 1, "started": "then", "kernel": "another"}
+    times = {"since": "2026-01-01T00:00:00Z", "until": until}
+    record = {"who": "somebody@elsewhere", "what": "playbooks/deploy.yml", "process": process, **times}
+    host.check_output(f"echo {shlex.quote(json.dumps(record))} > {LOCK}")
+
+
+def test_a_further_deploy_waits_for_the_old_scheduler_and_ends_without_its_lock(
+    host: Host, airflow: Airflow, long_run: str
+) -> None:
+    before = processes(host), live(host)
+    further = Deploy(airflow_env_host={"LVAO_TEST": "further"})
+    further.wait_until_it_says(f"waits for 1 task(s): sleeper.sleep ({long_run})")
+    write_lock(host, until="2099-01-01T00:00:00Z")
+    assert further.finish() != 0
+    assert "Locked by somebody@elsewhere" in " ".join(further.said.split())
+    assert host.file(LOCK).contains("somebody@elsewhere")
+    assert (processes(host), live(host)) == before
+    assert airflow.health() == HEALTHY
+    # The next one takes over what nobody has renewed.
+    write_lock(host, until="2026-01-01T00:30:00Z")
+
+
 def test_the_old_scheduler_ends_when_its_last_task_has_ended(host: Host, airflow: Airflow, long_run: str) -> None:
     assert_first_try(airflow, long_run, "one")
     drains = "systemctl list-units --state=deactivating --plain --no-legend 'lvao-airflow-scheduler-*'"
@@ -210,6 +298,7 @@ def test_green_but_broken_goes_back_by_itself(host: Host, airflow: Airflow, long
     # Every task fails at its start, while every component is healthy.
     ended = deploy(airflow_unit_overrides={"ProtectProc": "invisible"})
     assert ended.returncode != 0
+    assert "somebody@elsewhere" in said(ended), "it should say whose stale lock it took over"
     assert "The DAG log_canary failed: Airflow runs, but its tasks do not." in said(ended)
     assert f"{before} is in service." in said(ended)
     assert live(host) == before
@@ -219,27 +308,6 @@ def test_green_but_broken_goes_back_by_itself(host: Host, airflow: Airflow, long
     assert airflow.finish("sleeper", other) == "success"
     host.check_output(f"touch {alarm}")
     assert_first_try(airflow, run_id, edition)
-
-
-def start(*, until: str, **values: object) -> None:
-    """Start a deploy, and kill its controller once it says a certain thing."""
-    arguments = [
-        "ansible-playbook",
-        "-i",
-        INVENTORY,
-        "playbooks/deploy.yml",
-        "--extra-vars",
-        json.dumps(VALUES | values),
-    ]
-    with subprocess.Popen(arguments, cwd=PROJECT, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
-        seen = ""
-        for line in process.stdout:
-            seen += line
-            if until in line:
-                break
-        else:
-            pytest.fail(f"never said {until}: {seen}")
-        os.killpg(process.pid, signal.SIGKILL)
 
 
 MOMENTS = [
@@ -256,7 +324,9 @@ def test_killed_deploys_leave_a_running_airflow_and_the_next_one_works(
 ) -> None:
     for number, moment in enumerate(MOMENTS):
         write_edition(dags, f"killed {number}")
-        start(until=moment, airflow_env_host={"LVAO_TEST": str(number)})
+        killed = Deploy(airflow_env_host={"LVAO_TEST": str(number)})
+        killed.wait_until_it_says(moment)
+        killed.kill()
         assert host.file("/opt/airflow/current/release.json").exists
         wait_for(lambda: airflow.health() == HEALTHY, 90, f"health after: {moment}")
     ended = deploy()
@@ -270,7 +340,9 @@ def test_killed_deploys_leave_a_running_airflow_and_the_next_one_works(
 def test_a_release_that_nobody_confirms_goes_by_itself(host: Host, airflow: Airflow, dags: Path, long_run: str) -> None:
     before = live(host)
     write_edition(dags, "unconfirmed")
-    start(until="switch | Make", airflow_confirm_timeout="20s", airflow_env_host={"LVAO_TEST": "unconfirmed"})
+    killed = Deploy(airflow_confirm_timeout="20s", airflow_env_host={"LVAO_TEST": "unconfirmed"})
+    killed.wait_until_it_says("switch | Make")
+    killed.kill()
     wait_for(lambda: live(host) != before, 20, "the switch")
     wait_for(lambda: live(host) == before, 60, "the way back")
     wait_for(lambda: airflow.health() == HEALTHY, 90, "health")
@@ -279,13 +351,11 @@ def test_a_release_that_nobody_confirms_goes_by_itself(host: Host, airflow: Airf
 
 
 def test_a_second_deploy_is_refused_and_told_of_the_first(host: Host) -> None:
-    arguments = ["ansible-playbook", "-i", INVENTORY, "playbooks/deploy.yml", "--extra-vars", json.dumps(VALUES)]
-    with subprocess.Popen(arguments, cwd=PROJECT, stdout=subprocess.PIPE, text=True) as first:
-        next(line for line in first.stdout if "deploy_lock : take" in line)
-        next(line for line in first.stdout if line.startswith("TASK"))
-        ended = deploy()
-        first.stdout.read()
-    assert first.returncode == 0
+    first = Deploy()
+    first.wait_until_it_says("deploy_lock : take")
+    first.wait_until_it_says("TASK")
+    ended = deploy()
+    assert first.finish() == 0
     assert ended.returncode != 0
     assert re.search(r"Locked by \S+@\S+ for playbooks/deploy.yml", said(ended))
     assert "make unlock ENV=molecule" in said(ended)
@@ -311,14 +381,41 @@ def test_past_the_bound_it_fails_with_the_old_release_in_service(host: Host, air
 
 def test_past_the_bound_it_kills_the_tasks(host: Host, airflow: Airflow) -> None:
     run_id = sleep_for(airflow, 600)
-    values = {"airflow_scheduler_handover": False, "airflow_scheduler_drain_timeout": 5}
+    values = {"airflow_scheduler_handover_memory_mb": 10**9, "airflow_scheduler_drain_timeout": 5}
     ended = deploy(airflow_scheduler_drain_timeout_action="kill", airflow_env_host={"LVAO_TEST": "kill"}, **values)
     assert ended.returncode == 0, ended.stdout
+    assert "there is less free memory than airflow_scheduler_handover_memory_mb" in said(ended)
+    assert_lost(airflow, run_id)
+
+
+def assert_lost(airflow: Airflow, run_id: str) -> None:
+    """Check that a task of the sleeper was killed, and that others run."""
     other = airflow.trigger("sleeper")
     assert airflow.finish("sleeper", other) == "success"
-    path = f"/dags/sleeper/dagRuns/{run_id}/taskInstances/sleep"
     airflow.call("PATCH", f"/dags/sleeper/dagRuns/{run_id}", {"state": "failed"})
+    path = f"/dags/sleeper/dagRuns/{run_id}/taskInstances/sleep"
     assert airflow.call("GET", path)[1]["state"] != "success"
+
+
+def test_a_rollback_brings_back_the_configuration_before(host: Host, airflow: Airflow) -> None:
+    fragment = "/etc/airflow/env.d/90-extra.env"
+    assert host.file(fragment).contains('LVAO_TEST="kill"')
+    before = processes(host)
+    ended = deploy("rollback")
+    assert ended.returncode == 0, ended.stdout
+    assert not host.file(fragment).contains('LVAO_TEST="kill"')
+    assert not {*before} & {*processes(host)}
+    run_id = airflow.trigger("sleeper")
+    assert airflow.finish("sleeper", run_id) == "success"
+
+
+def test_a_stop_lets_tasks_finish_within_its_bound(host: Host, airflow: Airflow) -> None:
+    short_run = sleep_for(airflow, 10)
+    host.check_output(f"systemctl restart {SCHEDULER}")
+    assert_first_try(airflow, short_run, live_edition(host))
+    long_run = sleep_for(airflow, 600)
+    host.check_output(f"systemctl restart {SCHEDULER}")
+    assert_lost(airflow, long_run)
 
 
 BUCKET = "lvao-molecule-airflow"
@@ -388,19 +485,43 @@ def has_table(host: Host) -> bool:
     return host.check_output(f'runuser -u postgres -- psql --tuples-only --no-align {BUCKET} -c "{query}"') == "t"
 
 
-def test_a_migration_waits_for_the_tasks_and_can_be_undone(host: Host, airflow: Airflow, tmp_path: Path) -> None:
-    before, edition = live(host), live_edition(host)
-    run_id = sleep_for(airflow, 150)
-    ended = deploy(
-        airflow_requirements=lock_with_migration(host, tmp_path),
-        airflow_scheduler_drain_timeout=5,  # and then it waits on
-    )
-    assert ended.returncode == 0, ended.stdout
-    assert "finishes its tasks before the new one starts: the database schema moves." in said(ended)
-    assert f"waits for 1 task(s): sleeper.sleep ({run_id})" in said(ended)
+def test_a_migration_waits_for_the_tasks_outlives_its_deploy_and_can_be_undone(
+    host: Host, airflow: Airflow, tmp_path: Path
+) -> None:
+    before, edition, alarm = live(host), live_edition(host), "/var/lib/airflow/migration"
+    run_id = sleep_for(airflow, 1200, alarm)
+    values = {
+        "airflow_requirements": lock_with_migration(host, tmp_path, upgrade='op.execute("SELECT pg_sleep(20)")'),
+        "airflow_scheduler_drain_timeout": 5,  # and then it waits on
+    }
+    for wake in (False, True):
+        waiting = Deploy(**values)
+        waiting.wait_until_it_says(f"waits for 1 task(s): sleeper.sleep ({run_id})")
+        assert "finishes its tasks before the new one starts: the database schema moves." in " ".join(
+            waiting.said.split()
+        )
+        if wake:
+            host.check_output(f"touch {alarm}")
+            waiting.wait_until_it_says("dump | Dump")
+        waiting.kill()
     assert_first_try(airflow, run_id, edition)
+    assert (live(host), has_table(host)) == (before, False)
+
+    migrating = Deploy(**values)
+    migrating.wait_until_it_says("migrate | Migrate")
+    wait_for(lambda: host.service("lvao-airflow-migration").is_running, 30, "the migration to begin")
+    migrating.kill()
+    # The timer does so when it has waited for ten minutes.
+    host.check_output("systemctl start --no-block lvao-airflow-way-back")
+    wait_for(lambda: live(host) != before, 120, "the host to go on with what the database is migrated for")
+    wait_for(lambda: airflow.health() == HEALTHY, 90, "health")
     assert has_table(host)
-    dump = host.check_output(f"ls /var/backups/lvao-airflow/{BUCKET}-*-before-{live(host)}.pgc")
+    said_back = "journalctl --no-pager --output=cat --unit=lvao-airflow-way-back"
+    wait_for(lambda: "the host stays on it" in host.check_output(said_back), 30, "the end of the way back")
+
+    assert deploy(**values).returncode == 0
+    assert host.check_output("basename $(realpath /opt/airflow/confirmed)") == live(host)
+    dump = host.check_output(f"ls -t /var/backups/lvao-airflow/{BUCKET}-*-before-{live(host)}.pgc | head -n 1")
     assert "lvao_test" not in host.check_output(f"pg_restore --list {dump}")
     stored = f"S3Hook('s3logs').get_key('dumps/{Path(dump).name}', '{BUCKET}').content_length"
     assert run_with_airflow(host, S3_HOOK, stored) == host.file(dump).size
@@ -431,3 +552,13 @@ def test_a_migration_that_fails_changes_nothing(
     wait_for(lambda: airflow.health() == HEALTHY, 60, "health")
     run_id = airflow.trigger("sleeper")
     assert airflow.finish("sleeper", run_id) == "success"
+
+
+def test_old_releases_and_environments_are_removed(host: Host) -> None:
+    links = "realpath /opt/airflow/{current,confirmed,previous} /opt/airflow/schedulers/*"
+    used = {*host.check_output(f"bash -c '{links}'").split()}
+    releases = {*host.check_output("ls -d /opt/airflow/releases/*").split()}
+    assert used <= releases
+    assert 5 <= len(releases) <= 5 + len(used)
+    wanted = {*host.check_output("realpath /opt/airflow/releases/*/venv").split()}
+    assert {*host.check_output("ls -d /opt/airflow/venvs/*").split()} == wanted
