@@ -1,9 +1,12 @@
 """What the tests of all scenarios share: Airflow as seen from its host, and the values that it was deployed with."""
 
+import http.client
 import itertools
 import json
 import os
 import shlex
+import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -152,6 +155,67 @@ def steady_requests(asked: list[tuple[str, str, Json]], per_second: int = 20) ->
             over.set()
             sender.join()
     print(f"{len(answers)} requests, the slowest took {max(answer.seconds for answer in answers):.1f} s")
+
+
+class Public:
+    """The public side of a host's reverse proxy, asked over HTTPS from this machine."""
+
+    def __init__(self, host: Host, domain: str) -> None:
+        """Trust the authority that the proxy is itself.
+
+        Args:
+            host: Where it runs.
+            domain: The name that it answers to.
+        """
+        self.domain = domain
+        self.address = host.check_output("hostname --ip-address").split()[0]
+        root = "/var/lib/caddy/.local/share/caddy/pki/authorities/local/root.crt"
+        wait_for(lambda: host.file(root).exists, 15, "the authority's certificate")
+        self.authority = host.file(root).content_string
+
+    def connect(self, name: str = "", **limits: ssl.TLSVersion) -> http.client.HTTPSConnection:
+        """Open a connection.
+
+        Args:
+            name: Another name to ask for.
+            limits: `minimum_version` or `maximum_version` of TLS.
+
+        Returns:
+            The connection, whose certificate was verified.
+
+        Raises:
+            ssl.SSLError: There is none that both sides accept.
+        """
+        context = ssl.create_default_context(cadata=self.authority)
+        for limit, version in limits.items():
+            # What a distribution forbids its own programs, to see that the other side does, too.
+            context.set_ciphers("ALL:@SECLEVEL=0")
+            setattr(context, limit, version)
+        connection = http.client.HTTPSConnection(name or self.domain, timeout=60)
+        plain = socket.create_connection((self.address, 443), timeout=60)
+        connection.sock = context.wrap_socket(plain, server_hostname=name or self.domain)
+        return connection
+
+    def ask(
+        self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
+    ) -> tuple[http.client.HTTPResponse, bytes]:
+        """Send a request.
+
+        Args:
+            method: HTTP method.
+            path: As it stands in the request, not normalized.
+            body: What to send.
+            headers: Beside those that HTTP wants.
+
+        Returns:
+            The answer, and its body.
+        """
+        connection = self.connect()
+        connection.request(method, path, body, headers or {})
+        answer = connection.getresponse()
+        content = answer.read()
+        connection.close()
+        return answer, content
 
 
 class Airflow:

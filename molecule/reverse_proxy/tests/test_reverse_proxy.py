@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,9 +22,8 @@ def url(host: Host) -> str:
     return f"http://{host.check_output('hostname --ip-address')}:8080"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _upstream(host: Host) -> None:
-    """Run an upstream whose restart takes four seconds and more."""
+def run_upstream(host: Host) -> Iterator[None]:
+    """Run an upstream whose restart takes four seconds and more, as a fixture does."""
     source = Path(__file__).with_name("upstream.py").read_text()
     host.check_output(f"cat > /root/upstream.py <<'EOF'\n{source}\nEOF")
     properties = "-p RuntimeDirectory=lvao-airflow-webserver/gate -p 'ExecStartPre=/usr/bin/sleep 4' -p KillMode=mixed"
@@ -31,6 +31,11 @@ def _upstream(host: Host) -> None:
     wait_for(lambda: host.file("/run/lvao-airflow-webserver/gate/open").exists, 15, "the upstream")
     yield
     host.check_output(f"systemctl stop {UPSTREAM}")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _upstream(host: Host) -> Iterator[None]:
+    yield from run_upstream(host)
 
 
 def test_no_request_fails_while_the_upstream_restarts(host: Host, url: str) -> None:
@@ -93,8 +98,8 @@ def test_the_upstream_is_told_who_asks_and_nobody_forges_it(url: str) -> None:
 
 def test_it_listens_where_it_is_told_and_nowhere_else(host: Host) -> None:
     listening = [line.split() for line in host.check_output("ss -ltnHe").splitlines()]
-    assert {words[3] for words in listening if "caddy.service" in " ".join(words)} == {"0.0.0.0:8080"}
-    assert {words[3].rpartition(":")[2] for words in listening} == {"22", "8080", "8081"}
+    assert {words[3] for words in listening if "caddy.service" in " ".join(words)} == {"0.0.0.0:8080", "*:80", "*:443"}
+    assert {words[3].rpartition(":")[2] for words in listening} == {"22", "80", "443", "8080", "8081"}
 
 
 def test_nobody_else_configures_it(host: Host) -> None:
@@ -119,7 +124,10 @@ def test_it_runs_now_and_at_boot_and_after_a_failure(host: Host, url: str) -> No
             {"reverse_proxy_host": "192.0.2.1"},
             "reverse_proxy_host is '192.0.2.1': it must be 127.0.0.1, 0.0.0.0, or an address of the",
         ),
-        ({"reverse_proxy_port": 22}, "reverse_proxy_port is 22, on which ssh.service listens: stop that"),
+        (
+            {"reverse_proxy_port": 22},
+            "reverse_proxy_port is 22 and reverse_proxy_domain wants 80 and 443, on which ssh.service listens: stop that",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_and_changes_nothing(host: Host, values: dict, message: str) -> None:
