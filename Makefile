@@ -122,7 +122,7 @@ test-dags: ## Test the DAGs, in the servers' own environment
 
 .PHONY: molecule
 molecule: ## Test a scenario on fresh hosts: make molecule SCENARIO=default DEBIAN=13
-	@bin/setup docker
+	@bin/setup docker $(if $(filter-out default,$(SCENARIO)),,browser)
 	@COLUMNS=160 molecule test --scenario-name $(or $(SCENARIO),default)
 
 .PHONY: bench

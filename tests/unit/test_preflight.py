@@ -92,6 +92,33 @@ BAD_INPUT = {
     ),
     "one port twice": ({"airflow_webserver_port": 8080}, "8080': it must be an address and a port, such as 127.0.0.1"),
     "gate": ({"reverse_proxy_gate": "open"}, "reverse_proxy_gate is 'open': it must be the path of a file"),
+    "domain": (
+        {"reverse_proxy_domain": "https://airflow.lvao.test"},
+        "reverse_proxy_domain is 'https://airflow.lvao.test': it must be a host name in small letters",
+    ),
+    "where the certificate comes from": ({"reverse_proxy_tls": "none"}, "value of reverse_proxy_tls must be one of"),
+    "authority": (
+        {"reverse_proxy_acme_directory": "letsencrypt"},
+        "reverse_proxy_acme_directory is 'letsencrypt': it must be the https:// address of an ACME directory",
+    ),
+    "mail": ({"reverse_proxy_acme_email": "ops"}, "reverse_proxy_acme_email is 'ops': it must be an address of mail"),
+    "size": ({"reverse_proxy_body_limit": 10}, "reverse_proxy_body_limit is '10': it must be a size such as 10MB"),
+    "allow-list": (
+        {"reverse_proxy_sources": ["192.0.2.0/24", "the office"]},
+        "reverse_proxy_sources is '192.0.2.0/24, the office': it must be addresses and networks",
+    ),
+    "account": (
+        {"reverse_proxy_accounts": {"lvao": "a password in clear"}},
+        "lvao in reverse_proxy_accounts is not an account: it must have a name",
+    ),
+    "no certificate": (
+        {"reverse_proxy_domain": "airflow.lvao.test", "reverse_proxy_tls": "files"},
+        "reverse_proxy_tls is files: reverse_proxy_certificate must be a certificate",
+    ),
+    "public address": (
+        {"airflow_base_url": "https://airflow.example.org/airflow"},
+        "airflow_base_url is 'https://airflow.example.org/airflow': it must be an address without a path",
+    ),
     "hold": ({"reverse_proxy_hold": "a while"}, "reverse_proxy_hold is 'a while': it must be a duration such as 90s"),
     "connection id": (
         {"airflow_connections": {"web-app": "http://x"}},

@@ -126,7 +126,7 @@ def test_it_runs_now_and_at_boot_and_after_a_failure(host: Host, url: str) -> No
         ),
         (
             {"reverse_proxy_port": 22},
-            "reverse_proxy_port is 22 and reverse_proxy_domain wants 80 and 443, on which ssh.service listens: stop that",
+            "reverse_proxy_port is 22 and reverse_proxy_domain wants 80 and 443, on which ssh.service listens:",
         ),
     ],
 )

@@ -1,0 +1,89 @@
+"""Airflow as people see it: a browser, over HTTPS."""
+
+import os
+import secrets
+import shutil
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+from conftest import PROJECT, Airflow, Public
+from playwright.sync_api import Page, sync_playwright
+from testinfra.host import Host
+
+DOMAIN = "airflow.lvao.test"
+PICTURES = PROJECT / ".cache/pictures"
+# Nothing that it asks for by itself; the rest, Debian's Chromium wants as root.
+QUIET = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
+
+
+@pytest.fixture(scope="module")
+def public(host: Host) -> Public:
+    """The public side of its reverse proxy."""
+    return Public(host, DOMAIN)
+
+
+@pytest.fixture(scope="module")
+def page(public: Public, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    """A page of a browser that trusts the proxy's authority, and knows where its domain is."""
+    home = tmp_path_factory.mktemp("home")
+    (home / "root.crt").write_text(public.authority)
+    store = home / ".pki/nssdb"
+    store.mkdir(parents=True)
+    for arguments in (["-N", "--empty-password"], ["-A", "-n", "lvao", "-t", "C,,", "-i", home / "root.crt"]):
+        subprocess.run(["certutil", "-d", f"sql:{store}", *arguments], check=True)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"),
+            args=[
+                *QUIET,
+                "--no-sandbox",
+                "--disable-dev-shm-usage",
+                f"--host-resolver-rules=MAP {DOMAIN} {public.address}",
+            ],
+            env=os.environ | {"HOME": str(home)},
+        )
+        page = browser.new_page(viewport={"width": 1280, "height": 800})
+        page.set_default_timeout(60_000)
+        yield page
+        browser.close()
+
+
+def log_in(page: Page, password: str) -> None:
+    page.goto(f"https://{DOMAIN}/")
+    page.locator("#username").fill("admin")
+    page.locator("#password").fill(password)
+    page.locator("[type=submit]").click()
+
+
+def test_a_wrong_password_is_refused(page: Page) -> None:
+    log_in(page, "wrong")
+    page.get_by_text("Invalid login").wait_for()
+    assert "Traceback" not in page.content()
+
+
+def test_a_person_logs_in_and_reads_the_log_of_a_task(page: Page, airflow: Airflow) -> None:
+    token = secrets.token_hex(8)
+    run_id = airflow.trigger("log_canary", {"token": token})
+    assert airflow.finish("log_canary", run_id) == "success"
+    log_in(page, airflow.password)
+    page.get_by_text("Dags").first.wait_for()
+    page.goto(f"https://{DOMAIN}/dags/log_canary/runs/{run_id}/tasks/write_token")
+    page.get_by_text(token).first.wait_for()
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=PICTURES / "log.png")
+    cookies = [cookie for cookie in page.context.cookies() if cookie["httpOnly"]]
+    assert cookies
+    assert all(cookie["secure"] for cookie in cookies)
+
+
+def test_a_session_that_has_expired_must_log_in_again(page: Page) -> None:
+    page.context.clear_cookies()
+    page.goto(f"https://{DOMAIN}/dags/log_canary")
+    page.locator("#password").wait_for()
+
+
+def test_the_login_form_is_rate_limited(page: Page) -> None:
+    page.goto(f"https://{DOMAIN}/auth/login/")
+    statuses = [page.request.post(f"https://{DOMAIN}/auth/login/", form={}).status for _ in range(10)]
+    assert statuses[-1] == 429
