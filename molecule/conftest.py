@@ -10,7 +10,7 @@ import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -304,6 +304,23 @@ class Airflow:
         """Read the log of a task's first try through the API."""
         path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}"
         return json.dumps(self.call("GET", f"{path}/logs/1")[1])
+
+
+def open_ports(address: str, container: str | None = None, ports: Iterable[int] = ()) -> list[int]:
+    """Try TCP ports of an address.
+
+    Args:
+        address: An IPv4 or IPv6 address.
+        container: Where to try it from, instead of this machine.
+        ports: Which ones, if not all.
+
+    Returns:
+        Those that let one in.
+    """
+    where = ["docker", "exec", "--interactive", container] if container else []
+    source = (PROJECT / "molecule/shared/scan.py").read_text()
+    command = [*where, "python3", "-", address, *map(str, ports)]
+    return json.loads(subprocess.run(command, input=source, check=True, capture_output=True, text=True).stdout)
 
 
 @contextmanager

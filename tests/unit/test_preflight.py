@@ -163,6 +163,37 @@ BAD_INPUT = {
     "no DAGs": ({"airflow_dags_source": "/nowhere"}, "airflow_dags_source is /nowhere, which is not on the controller"),
     "storage access key": ({"object_storage_access_key": "lvao"}, "it must be <account>:<user>"),
     "storage secret key": ({"object_storage_secret_key": "x"}, "object_storage_secret_key is too short"),
+    "SSH port": ({"firewall_ssh_port": 0}, "firewall_ssh_port holds 0: it must be a TCP port, from 1 to 65535"),
+    "public port": (
+        {"firewall_public_ports": [443, 80800]},
+        "firewall_public_ports holds 80800: it must be a TCP port",
+    ),
+    "port in words": ({"firewall_public_ports": ["https"]}, "firewall_public_ports"),
+    "port of a rule": (
+        {"firewall_rules": [{"ports": [8793, -1], "sources": ["10.0.0.3"], "comment": "logs"}]},
+        "firewall_rules holds -1: it must be a TCP port",
+    ),
+    "SSH source": (
+        {"firewall_ssh_sources": ["192.0.2.0/24", "2001:db8::/32", "office.example.org"]},
+        "firewall_ssh_sources holds office.example.org: it must be an IPv4 or IPv6 address, or a network such as",
+    ),
+    "address or network": (
+        {"firewall_ssh_sources": ["192.0.2.7/24"]},
+        "firewall_ssh_sources holds 192.0.2.7/24: it must",
+    ),
+    "source of a rule": (
+        {"firewall_extra_rules": [{"ports": [9100], "sources": ["::1/129"], "comment": "monitoring"}]},
+        "firewall_extra_rules holds ::1/129: it must be an IPv4 or IPv6 address",
+    ),
+    "rule without sources": (
+        {"firewall_extra_rules": [{"ports": [9100], "comment": "monitoring"}]},
+        "missing required arguments: sources found in firewall_extra_rules",
+    ),
+    "comment that ends the rule": (
+        {"firewall_extra_rules": [{"ports": [9100], "sources": [], "comment": 'x" accept'}]},
+        "a comment must be 1 to 100 characters of ASCII",
+    ),
+    "no time to confirm": ({"firewall_confirm_timeout": 1}, "firewall_confirm_timeout holds 1: it must be 5 seconds"),
     "network": (
         {"postgresql_allowed_networks": ["10.0.0.1"]},
         "postgresql_allowed_networks must hold networks",

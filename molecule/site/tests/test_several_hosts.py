@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import pytest
 import testinfra
-from conftest import HEALTHY, Airflow, run_playbook, run_with_airflow, sleeping_task, value, wait_for
+from conftest import HEALTHY, Airflow, open_ports, run_playbook, run_with_airflow, sleeping_task, value, wait_for
 from testinfra.host import Host
 
 NAMES = ("scheduler", "webserver", "database", "storage")
@@ -45,6 +45,27 @@ def test_each_host_has_what_it_does_and_nothing_else(hosts: dict[str, Host]) -> 
 def test_the_webserver_listens_where_the_scheduler_reaches_it(hosts: dict[str, Host]) -> None:
     listening = hosts["webserver"].check_output("ss -ltnH '( sport = 8080 or sport = 8081 )'").splitlines()
     assert {line.split()[3] for line in listening} == {"172.29.213.12:8080", "127.0.0.1:8081"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_from_outside_ssh_alone_is_open(hosts: dict[str, Host], name: str) -> None:
+    everywhere = r"ss -ltnH | awk '$4 !~ /^(127\.|\[::1\])/' | wc -l"
+    assert int(hosts[name].check_output(everywhere)) > 1  # something else listens, too
+    assert open_ports(f"172.29.213.{NAMES.index(name) + 11}") == [22]
+
+
+def test_each_host_finds_open_what_it_needs_of_the_others() -> None:
+    ports = [22, 5432, 8080, 8081, 8090, 8793, 8794, 8974, 8975]
+    needed = {
+        "scheduler": [[22], [22, 8080], [22, 5432], [22, 8090]],
+        "webserver": [[22, 8793, 8794], [22], [22, 5432], [22, 8090]],
+        "database": [[22], [22], [22], [22]],
+        "storage": [[22], [22], [22], [22]],
+    }
+    for name, wanted in needed.items():
+        others = [number for number, other in enumerate(NAMES) if other != name]
+        found = [open_ports(f"172.29.213.{11 + number}", f"lvao-molecule-site-{name}", ports) for number in others]
+        assert found == [wanted[number] for number in others], name
 
 
 def test_the_canary_passes() -> None:

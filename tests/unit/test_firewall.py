@@ -1,0 +1,106 @@
+"""Which networks the firewall's filters find, and what an environment's hosts open to each other."""
+
+import importlib.util
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parents[2]
+SPEC = importlib.util.spec_from_file_location("firewall", PROJECT / "roles/firewall/filter_plugins/firewall.py")
+FILTERS = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(FILTERS)
+TWO_HOSTS = """
+airflow:
+  children:
+    preprod:
+      hosts:
+        one: {lvao_private_address: 10.0.0.2}
+        two: {lvao_private_address: "fd00::3"}
+scheduler: {hosts: {one: }}
+webserver: {hosts: {two: }}
+"""
+
+
+def test_what_is_no_address_and_no_network_is_found() -> None:
+    right = ["192.0.2.7", "192.0.2.0/24", "0.0.0.0/0", "2001:db8::1", "2001:db8::/32", "::/0"]
+    wrong = ["192.0.2.7/24", "192.0.2.0/33", "192.0.2", "example.org", "2001:db8::1/32", "", "7", "192.0.2.1-9"]
+    assert FILTERS.wrong_sources(right + wrong) == wrong
+    assert FILTERS.wrong_sources([7, None]) == ["7", "None"]
+
+
+def test_networks_of_a_version_do_not_overlap() -> None:
+    sources = ["10.1.0.0/16", "2001:db8::1", "10.0.0.0/8", "192.0.2.7", "192.0.2.7/32", "2001:db8::/32"]
+    assert FILTERS.networks(sources, 4) == ["10.0.0.0/8", "192.0.2.7/32"]
+    assert FILTERS.networks(sources, 6) == ["2001:db8::/32"]
+    assert FILTERS.networks([], 6) == []
+
+
+@pytest.mark.parametrize(
+    ("address", "port", "admitted"),
+    [
+        ("192.0.2.7", "22", True),
+        ("::ffff:192.0.2.7", "22", True),
+        ("fe80::1%eth0", "22", True),
+        ("198.51.100.7", "22", False),
+        ("2001:db8::1", "22", False),
+        ("192.0.2.7", "2222", False),
+        ("2001:db8::1", "2222", True),
+    ],
+)
+def test_a_client_is_admitted_by_address_and_port(address: str, port: str, *, admitted: bool) -> None:
+    rules = [
+        {"ports": [22, "80"], "sources": ["192.0.2.0/24", "fe80::/10"]},
+        {"ports": [2222], "sources": ["::/0"]},
+        {"ports": [], "sources": ["0.0.0.0/0"]},
+    ]
+    assert FILTERS.admits(rules, address, port) is admitted
+
+
+def openings(inventory: Path | str) -> dict[str, dict[int, list[str]]]:
+    """Ask Ansible what each host of an inventory opens: its ports, and to whom."""
+    message = "msg={{ [firewall_public_ports | default([]), firewall_rules] | to_json }}"
+    ended = subprocess.run(
+        ["ansible", "-i", inventory, "all", "--one-line", "-m", "ansible.builtin.debug", "-a", message],
+        cwd=PROJECT,
+        text=True,
+        capture_output=True,
+        check=True,
+    )
+    found = {}
+    for line in ended.stdout.splitlines():
+        host, _, said = line.partition(" | SUCCESS => ")
+        public, rules = json.loads(json.loads(said)["msg"])
+        found[host.removeprefix("lvao-molecule-site-")] = {port: ["everybody"] for port in public} | {
+            int(port): rule["sources"] for rule in rules for port in rule["ports"]
+        }
+    return found
+
+
+@pytest.mark.parametrize("name", ["preprod", "prod"])
+def test_one_host_opens_nothing(name: str) -> None:
+    assert list(openings(f"inventories/{name}").values()) == [{}]
+
+
+def test_a_developer_reaches_the_container() -> None:
+    assert openings("inventories/development") == {"lvao-development": {8080: ["everybody"]}}
+
+
+def test_two_hosts_open_what_they_need_of_each_other(tmp_path: Path) -> None:
+    (tmp_path / "hosts.yml").write_text(TWO_HOSTS)
+    (tmp_path / "group_vars").symlink_to(PROJECT / "group_vars")
+    assert openings(tmp_path) == {
+        "one": {8793: ["fd00::3"], 8794: ["fd00::3"]},
+        "two": {8080: ["10.0.0.2"]},
+    }
+
+
+def test_a_database_and_a_storage_are_open_to_the_hosts_of_airflow() -> None:
+    airflow = ["172.29.213.11", "172.29.213.12"]
+    assert openings("molecule/inventories/site") == {
+        "scheduler": {8793: airflow[1:], 8794: airflow[1:]},
+        "webserver": {8080: airflow[:1]},
+        "database": {5432: airflow},
+        "storage": {8090: airflow},
+    }
