@@ -4,6 +4,7 @@ import http.client
 import itertools
 import json
 import os
+import re
 import shlex
 import socket
 import ssl
@@ -65,6 +66,14 @@ def assert_that_it_keeps_running(host: Host, unit: str) -> None:
     assert unit_property(host, unit, "Restart") == "always"
     assert unit_property(host, unit, "KillMode") == "mixed"
     assert "network-online.target" in unit_property(host, unit, "After")
+
+
+def assert_that_it_is_sandboxed(host: Host, unit: str, bound: float = 1.5) -> None:
+    """Check that systemd finds a unit no more exposed than a bound, of 0 to 10."""
+    *lines, verdict = host.check_output(f"systemd-analyze security --no-pager {unit}").splitlines()
+    exposed = [line for line in lines if line.startswith("✗")]
+    worst = sorted(exposed, key=lambda line: line.split()[-1], reverse=True)
+    assert float(re.search(r": ([0-9.]+) ", verdict)[1]) <= bound, "\n".join([verdict, *worst])
 
 
 def run_with_airflow(host: Host, imports: str, expression: str) -> Json:

@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import run_playbook, run_with_airflow, value, wait_for
+from conftest import assert_that_it_is_sandboxed, run_playbook, run_with_airflow, value, wait_for
 from testinfra.host import Host
 
 CURRENT = "/opt/airflow/current"
@@ -29,7 +29,27 @@ def test_the_release_says_what_it_is(host: Host) -> None:
 
 
 def test_airflow_may_not_change_what_it_runs(host: Host) -> None:
-    assert not host.run("runuser -u airflow -- find /opt/airflow /etc/airflow/ -writable -not -type l").stdout
+    places = "/opt/airflow /etc/airflow/ /var/lib/airflow"
+    found = host.run(f"runuser -u airflow -- find {places} -writable -not -type l -prune").stdout
+    assert set(found.split()) == {"/var/lib/airflow/logs", "/var/lib/airflow/state"}
+
+
+def test_the_command_runs_in_the_sandbox_of_the_services(host: Host) -> None:
+    code = "import pathlib; pathlib.Path('~/kept').expanduser().touch(); open('/opt/airflow/current/dags/x.py', 'a')"
+    refused = host.run(f'LVAO_PROGRAM=python airflow -c "{code}"')
+    assert "Read-only file system: '/opt/airflow/current/dags/x.py'" in refused.stderr
+    assert host.file("/var/lib/airflow/state/kept").exists
+
+
+def test_a_terminal_reaches_the_command(host: Host) -> None:
+    said = host.check_output(
+        """script --quiet --command "LVAO_PROGRAM=python airflow -c 'print(input())'" /dev/null <<<hello"""
+    )
+    assert said.split() == ["hello", "hello"]
+
+
+def test_the_way_back_is_closed_to_what_it_does_not_need(host: Host) -> None:
+    assert_that_it_is_sandboxed(host, "lvao-airflow-way-back", bound=2)
 
 
 def test_the_fragments_belong_to_root_alone(host: Host) -> None:

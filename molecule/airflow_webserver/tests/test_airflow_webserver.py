@@ -1,6 +1,6 @@
 """Airflow's UI and API."""
 
-from conftest import Airflow, assert_that_it_keeps_running, unit_property, wait_for
+from conftest import Airflow, assert_that_it_is_sandboxed, assert_that_it_keeps_running, unit_property, wait_for
 from testinfra.host import Host
 
 UNIT = "lvao-airflow-webserver"
@@ -8,6 +8,12 @@ UNIT = "lvao-airflow-webserver"
 
 def test_it_keeps_running(host: Host) -> None:
     assert_that_it_keeps_running(host, UNIT)
+
+
+def test_it_is_closed_to_what_it_does_not_need(host: Host) -> None:
+    assert_that_it_is_sandboxed(host, UNIT)
+    assert unit_property(host, UNIT, "MemoryDenyWriteExecute") == "yes"
+    assert unit_property(host, UNIT, "MemoryMax") != "infinity"
 
 
 def test_it_answers_and_knows_its_database(airflow: Airflow) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import requests
-from conftest import INVENTORY, PROJECT, steady_requests, unit_property, wait_for
+from conftest import INVENTORY, PROJECT, assert_that_it_is_sandboxed, steady_requests, unit_property, wait_for
 from testinfra.host import Host
 
 UPSTREAM = "lvao-test-upstream"
@@ -100,6 +100,22 @@ def test_it_listens_where_it_is_told_and_nowhere_else(host: Host) -> None:
     listening = [line.split() for line in host.check_output("ss -ltnHe").splitlines()]
     assert {words[3] for words in listening if "caddy.service" in " ".join(words)} == {"0.0.0.0:8080", "*:80", "*:443"}
     assert {words[3].rpartition(":")[2] for words in listening} == {"22", "80", "443", "8080", "8081"}
+
+
+def test_it_is_closed_to_what_it_does_not_need(host: Host) -> None:
+    assert_that_it_is_sandboxed(host, "caddy")
+
+
+def test_it_may_listen_below_port_1024_and_write_to_its_storage_alone(host: Host) -> None:
+    host.check_output("cp /etc/caddy/Caddyfile /root/Caddyfile")
+    host.check_output("echo 'http://:80 { respond hello }' >> /etc/caddy/Caddyfile && systemctl reload caddy")
+    host.check_output("curl --silent --fail http://127.0.0.1/")
+    host.check_output("cp /root/Caddyfile /etc/caddy/Caddyfile && systemctl reload caddy")
+    found = host.check_output(
+        "nsenter --mount --target $(systemctl show --property=MainPID --value caddy) --setuid 0 "
+        "runuser -u caddy -- find / -writable -type d -prune -not -path '/proc/*'"
+    )
+    assert " ".join(sorted(found.split())) == "/dev/mqueue /dev/shm /run/caddy /tmp /var/lib/caddy /var/tmp"
 
 
 def test_nobody_else_configures_it(host: Host) -> None:

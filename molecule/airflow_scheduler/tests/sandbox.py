@@ -1,0 +1,189 @@
+"""A DAG whose tasks try what the sandbox forbids, and what ordinary tasks do."""
+
+import ctypes
+import errno
+import mmap
+import multiprocessing
+import os
+import resource
+import socket
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from collections.abc import Callable
+from datetime import datetime
+from importlib import import_module
+from multiprocessing.shared_memory import SharedMemory
+from pathlib import Path
+
+from airflow.sdk import dag, task
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+CLONE_NEWUSER = 0x10000000
+PTRACE_ATTACH = 16
+MIB = 2**20
+
+
+def system_call(name: str, *arguments: object) -> None:
+    """Make a system call that Python has no function for."""
+    if getattr(LIBC, name)(*arguments) == -1:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def append(path: str) -> Callable[[], object]:
+    """Write nothing to the end of a file, which makes it."""
+    return lambda: Path(path).open("a").close()
+
+
+def read(path: str) -> Callable[[], object]:
+    """Read a file."""
+    return Path(path).read_bytes
+
+
+def make_setuid_program() -> None:
+    """Make a program that runs as its owner."""
+    with tempfile.NamedTemporaryFile() as file:
+        Path(file.name).chmod(0o4755)
+
+
+def become_root() -> None:
+    """Call sudo, which the host has."""
+    subprocess.run(["/usr/bin/sudo", "--non-interactive", "true"], check=True, capture_output=True, text=True)
+
+
+def allow_core_dumps() -> None:
+    """Let itself dump core."""
+    resource.setrlimit(resource.RLIMIT_CORE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+FORBIDDEN: dict[str, Callable[[], object]] = {
+    "read the environment of all processes": read("/etc/airflow/env.d/10-core.env"),
+    "write a DAG": append("/opt/airflow/current/dags/planted.py"),
+    "write a package": append(f"{sys.prefix}/planted.py"),
+    "write a plugin": append("/var/lib/airflow/planted.py"),
+    "write the configuration": append("/var/lib/airflow/airflow.cfg"),
+    "write to another unit's directory": append("/run/lvao-airflow-webserver/gate/open"),
+    "write where everybody may": append("/run/lock/planted"),
+    "read another user's file": read("/srv/lvao-test/secret"),
+    "read what another user shows": read("/home/lvao-test/shown"),
+    "read what root shows": read("/root/shown"),
+    "read what another unit left in /tmp": read(f"{tempfile.gettempdir()}/lvao-test"),
+    "open a raw socket": lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP),
+    "open a packet socket": lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW),
+    "become root": lambda: os.setuid(0),
+    "become root by sudo": become_root,
+    "make a setuid program": make_setuid_program,
+    "make a user namespace": lambda: system_call("unshare", CLONE_NEWUSER),
+    "mount": lambda: system_call("mount", b"none", b"/tmp", b"tmpfs", 0, None),
+    "trace a process": lambda: system_call("ptrace", PTRACE_ATTACH, os.getppid(), 0, 0),
+    "read the memory of the host": read("/dev/mem"),
+    "read the log of the kernel": read("/dev/kmsg"),
+    "tune the kernel": append("/proc/sys/kernel/core_pattern"),
+    "dump core": allow_core_dumps,
+}
+
+
+def double(number: int) -> int:
+    """Double a number, in another process."""
+    return 2 * number
+
+
+def allocate_shared_memory() -> None:
+    """Allocate some memory, and free it."""
+    memory = SharedMemory(create=True, size=MIB)
+    memory.close()
+    memory.unlink()
+
+
+def double_in_processes() -> None:
+    """Share work between processes."""
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        pool.map(double, range(3))
+
+
+def compile_at_run_time() -> None:
+    """Have memory that is written, and then run."""
+    code = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+    code.close()
+
+
+def make_client() -> None:
+    """Make what calls an object store."""
+    import_module("boto3").client(
+        "s3", region_name="fr-par", endpoint_url="http://127.0.0.1:9", **dict.fromkeys(KEYS, "x")
+    )
+
+
+KEYS = ("aws_access_key_id", "aws_secret_access_key")
+ORDINARY: dict[str, Callable[[], object]] = {
+    "run a shell, with limits and priorities": lambda: subprocess.run(
+        ["/bin/bash", "-c", "ulimit -S -n 512 && nice -n 5 id"], check=True, capture_output=True, text=True
+    ),
+    "pin itself to a processor": lambda: os.sched_setaffinity(0, os.sched_getaffinity(0)),
+    "write a temporary file": lambda: tempfile.TemporaryFile().close(),
+    "write to its state": append("/var/lib/airflow/state/kept"),
+    "write to its home directory": append(str(Path("~/kept").expanduser())),
+    "write where the site lets it": append("/srv/lvao-test/kept"),
+    "share memory": allocate_shared_memory,
+    "use several processes": double_in_processes,
+    "compile at run time": compile_at_run_time,
+    "ask for the host's memory": read("/proc/meminfo"),
+    "find a host by name": lambda: socket.getaddrinfo(socket.gethostname(), 80),
+    "call a service": lambda: urllib.request.urlopen("http://127.0.0.1:8080/api/v2/version", timeout=10).close(),
+    "make a client of an object store": make_client,
+}
+
+
+def outcome(attempt: Callable[[], object]) -> str:
+    """Try something, and name how it failed."""
+    try:
+        attempt()
+    except OSError as error:
+        return errno.errorcode.get(error.errno, repr(error))
+    except subprocess.CalledProcessError as error:
+        return error.stderr
+    except Exception as error:
+        return repr(error)
+    return "done"
+
+
+def writable_directories() -> list[str]:
+    """List the directories of the host that it may write to, without those below them."""
+    found = []
+    for path, names, _ in os.walk("/"):
+        if path in {"/proc", "/sys"}:
+            names.clear()
+        elif os.access(path, os.W_OK):
+            found.append(path)
+            names.clear()
+    return sorted(found)
+
+
+@dag(schedule=None, start_date=datetime(2026, 1, 1), is_paused_upon_creation=False)
+def sandbox() -> None:
+    """Try it all."""
+
+    @task(task_id="try")
+    def try_it() -> dict:
+        tried = {name: {what: outcome(attempt) for what, attempt in attempts.items()} for name, attempts in ALL.items()}
+        return tried | {"writable": writable_directories()}
+
+    try_it()
+
+
+@dag(schedule=None, start_date=datetime(2026, 1, 1), is_paused_upon_creation=False)
+def glutton() -> None:
+    """Take more memory than there is for tasks, and give up at 4 GB."""
+
+    @task(task_id="eat")
+    def eat() -> None:
+        eaten = [os.urandom(MIB) * 64 for _ in range(64)]
+        print("ate", len(eaten), flush=True)
+
+    eat()
+
+
+ALL = {"forbidden": FORBIDDEN, "ordinary": ORDINARY}
+sandbox()
+glutton()

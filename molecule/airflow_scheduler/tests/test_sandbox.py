@@ -1,0 +1,141 @@
+"""What tasks may do, and what they may not."""
+
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Airflow, assert_that_it_is_sandboxed, journal, unit_property, wait_for
+from testinfra.host import Host
+
+UNIT = "lvao-airflow-scheduler"
+COMPONENTS = ["scheduler", "dag-processor", "triggerer", "log-server"]
+
+FORBIDDEN = {
+    "read the environment of all processes": "EACCES",
+    "write a DAG": "EROFS",
+    "write a package": "EROFS",
+    "write a plugin": "EROFS",
+    "write the configuration": "EACCES",
+    "write to another unit's directory": "EROFS",
+    "write where everybody may": "EROFS",
+    "read another user's file": "EACCES",
+    "read what another user shows": "EACCES",
+    "read what root shows": "EACCES",
+    "read what another unit left in /tmp": "ENOENT",
+    "open a raw socket": "EPERM",
+    "open a packet socket": "EAFNOSUPPORT",
+    "become root": "EPERM",
+    "become root by sudo": "no new privileges",
+    "make a setuid program": "EPERM",
+    "make a user namespace": "EPERM",
+    "mount": "EPERM",
+    "trace a process": "EPERM",
+    "read the memory of the host": "ENOENT",
+    "read the log of the kernel": "ENOENT",
+    "tune the kernel": "EACCES",
+    "dump core": "not allowed to raise maximum limit",
+}
+ORDINARY = [
+    "run a shell, with limits and priorities",
+    "pin itself to a processor",
+    "write a temporary file",
+    "write to its state",
+    "write to its home directory",
+    "write where the site lets it",
+    "share memory",
+    "use several processes",
+    "compile at run time",
+    "ask for the host's memory",
+    "find a host by name",
+    "call a service",
+    "make a client of an object store",
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _dags(host: Host) -> Iterator[None]:
+    """Save the DAGs on the host, and what their tasks look for."""
+    source = Path(__file__).with_name("sandbox.py").read_text()
+    host.check_output(f"printf %s {shlex.quote(source)} > /opt/airflow/current/dags/sandbox.py")
+    host.check_output("mkdir -p /home/lvao-test && chmod 755 /root")
+    host.check_output("echo x | tee /home/lvao-test/shown /root/shown /tmp/lvao-test")
+    host.check_output("install --mode=0600 /dev/null /srv/lvao-test/secret")
+    yield
+    host.check_output("rm -r /opt/airflow/current/dags/sandbox.py /home/lvao-test /root/shown /tmp/lvao-test")
+    host.check_output("chmod 700 /root")
+
+
+@pytest.fixture(scope="module")
+def tried(host: Host, airflow: Airflow) -> dict[str, Any]:
+    """What became of all that a task tried."""
+    run_id = airflow.trigger("sandbox")
+    assert airflow.finish("sandbox", run_id) == "success", airflow.log("sandbox", run_id, "try") + journal(host, UNIT)
+    return airflow.call("GET", f"/dags/sandbox/dagRuns/{run_id}/taskInstances/try/xcomEntries/return_value")[1]["value"]
+
+
+@pytest.mark.parametrize("name", COMPONENTS)
+def test_it_is_closed_to_what_it_does_not_need(host: Host, name: str) -> None:
+    assert_that_it_is_sandboxed(host, f"lvao-airflow-{name}")
+
+
+@pytest.mark.parametrize("what", FORBIDDEN)
+def test_a_task_may_not(tried: dict[str, Any], what: str) -> None:
+    assert FORBIDDEN[what] in tried["forbidden"][what]
+
+
+def test_the_tables_here_have_all_that_was_tried(tried: dict[str, Any]) -> None:
+    assert tried["forbidden"].keys() == FORBIDDEN.keys()
+    assert tried["ordinary"].keys() == set(ORDINARY)
+
+
+@pytest.mark.parametrize("what", ORDINARY)
+def test_a_task_may(tried: dict[str, Any], what: str) -> None:
+    assert tried["ordinary"][what] == "done"
+
+
+def test_what_a_task_may_write_to_is_named(host: Host, tried: dict[str, Any]) -> None:
+    own = f"/run/{unit_property(host, UNIT, 'Id').removesuffix('.service')}"
+    of_airflow = "/var/lib/airflow/logs /var/lib/airflow/state"
+    of_all, of_the_site = "/dev/mqueue /dev/shm", "/srv/lvao-test"
+    assert tried["writable"] == sorted(f"{own} /tmp /var/tmp {of_airflow} {of_all} {of_the_site}".split())
+
+
+@pytest.mark.parametrize("name", COMPONENTS)
+def test_what_it_may_use_up_is_derived_from_the_host(host: Host, name: str) -> None:
+    total = int(host.check_output("awk '/^MemTotal/ {print $2}' /proc/meminfo")) // 1024
+    parallelism = max(4, min(32, total // 512))
+    unit = f"lvao-airflow-{name}"
+    bounded = "lvao-airflow-scheduler.slice" if name == "scheduler" else unit
+    memory = max(1024, total * 6 // 10 if name == "scheduler" else total // 4)
+    assert unit_property(host, bounded, "MemoryMax") == str(memory * 2**20)
+    assert unit_property(host, unit, "TasksMax") == str(256 + 128 * parallelism)
+    assert unit_property(host, unit, "LimitCORE") == "0"
+    assert unit_property(host, unit, "OOMPolicy") == "continue"
+    # The inventory's airflow_unit_overrides have another number than the role.
+    assert unit_property(host, unit, "LimitNOFILE") == "2048"
+
+
+def test_both_schedulers_share_their_memory(host: Host) -> None:
+    for name in ("a", "b"):
+        assert unit_property(host, f"{UNIT}-{name}", "Slice") == f"{UNIT}.slice"
+
+
+def test_a_task_that_eats_the_memory_fails_alone(host: Host, airflow: Airflow) -> None:
+    wait_for(lambda: airflow.health()["scheduler"] == "healthy", 30, "health")
+    before = unit_property(host, UNIT, "MainPID")
+    whole = unit_property(host, f"{UNIT}.slice", "MemoryMax")
+    # A large memory takes long to fill.
+    less = int(unit_property(host, f"{UNIT}.slice", "MemoryCurrent")) + 600 * 2**20
+    host.check_output(f"systemctl set-property --runtime {UNIT}.slice MemoryMax={less}")
+    other = airflow.trigger("sandbox")
+    run_id = airflow.trigger("glutton")
+    ended = airflow.finish("glutton", run_id), airflow.finish("sandbox", other)
+    host.check_output(f"systemctl set-property --runtime {UNIT}.slice MemoryMax={whole}")
+    assert ended == ("failed", "success"), airflow.log("glutton", run_id, "eat")
+    assert "SIGKILL" in airflow.log("glutton", run_id, "eat")
+    assert unit_property(host, UNIT, "MainPID") == before
+    assert unit_property(host, UNIT, "Result") == "success"
+    run_id = airflow.trigger("log_canary")
+    assert airflow.finish("log_canary", run_id) == "success", journal(host, UNIT)
