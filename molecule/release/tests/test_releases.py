@@ -367,7 +367,7 @@ def test_a_second_deploy_is_refused_and_told_of_the_first(host: Host) -> None:
 def test_past_the_bound_it_fails_with_the_old_release_in_service(host: Host, airflow: Airflow) -> None:
     before, alarm = live(host), "/var/lib/airflow/bound"
     run_id = sleep_for(airflow, 1200, alarm)
-    values = {"airflow_scheduler_handover": False, "airflow_scheduler_drain_timeout": 5}
+    values = {"airflow_scheduler_handover": False, "airflow_scheduler_drain_timeout": 20}
     ended = deploy(airflow_scheduler_drain_timeout_action="fail", airflow_env_host={"LVAO_TEST": "fail"}, **values)
     assert ended.returncode != 0
     assert "airflow_scheduler_handover is false" in said(ended)
@@ -381,7 +381,7 @@ def test_past_the_bound_it_fails_with_the_old_release_in_service(host: Host, air
 
 def test_past_the_bound_it_kills_the_tasks(host: Host, airflow: Airflow) -> None:
     run_id = sleep_for(airflow, 600)
-    values = {"airflow_scheduler_handover_memory_mb": 10**9, "airflow_scheduler_drain_timeout": 5}
+    values = {"airflow_scheduler_handover_memory_mb": 10**9, "airflow_scheduler_drain_timeout": 20}
     ended = deploy(airflow_scheduler_drain_timeout_action="kill", airflow_env_host={"LVAO_TEST": "kill"}, **values)
     assert ended.returncode == 0, ended.stdout
     assert "there is less free memory than airflow_scheduler_handover_memory_mb" in said(ended)
