@@ -226,9 +226,13 @@ class Airflow:
         Returns:
             The run's id.
         """
-        path = f"/dags/{dag_id}"
-        wait_for(lambda: self.call("GET", path)[0] == 200, 30, f"the DAG {dag_id} to show up")
-        status, run = self.call("POST", f"{path}/dagRuns", {"logical_date": None, "conf": conf or {}})
+
+        # One that shows up may not be there to be run yet.
+        def ask() -> tuple[int, Any] | None:
+            answer = self.call("POST", f"/dags/{dag_id}/dagRuns", {"logical_date": None, "conf": conf or {}})
+            return answer if answer[0] != 404 else None
+
+        status, run = wait_for(ask, 30, f"the DAG {dag_id} to show up")
         assert status == 200, run
         return run["dag_run_id"]
 

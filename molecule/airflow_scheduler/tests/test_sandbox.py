@@ -45,7 +45,7 @@ ORDINARY = [
     "write to its home directory",
     "write where the site lets it",
     "share memory",
-    "use several processes",
+    "share a lock with other processes",
     "compile at run time",
     "ask for the host's memory",
     "find a host by name",
