@@ -24,6 +24,8 @@ PROJECT = Path(__file__).parents[2]
 HOSTS = {"scheduler": "172.29.213.11", "webserver": "172.29.213.12"}
 SSH = f"ssh -i {PROJECT}/.cache/site/ssh -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"
 API = f"http://{HOSTS['webserver']}:8080"
+# It asks the API from this machine, which is no host of the environment.
+OPEN = {"firewall_extra_rules": [{"comment": "benchmark", "ports": [8080], "sources": ["172.29.213.0/24"]}]}
 DAG = """from datetime import datetime
 
 from airflow.sdk import DAG
@@ -77,7 +79,7 @@ def playbook(name: str, *, inventory: str = "site", **values: object) -> list[st
         inventory: Which of Molecule's inventories.
         values: Variables.
     """
-    arguments = ["--limit", "scheduler:webserver", "--extra-vars", json.dumps(values)]
+    arguments = ["--limit", "scheduler:webserver", "--extra-vars", json.dumps(OPEN | values)]
     return ["ansible-playbook", "-i", f"molecule/inventories/{inventory}", f"playbooks/{name}.yml", *arguments]
 
 
@@ -198,7 +200,15 @@ def test_what_an_operator_waits_for() -> None:
     os.environ |= {"ANSIBLE_FORCE_COLOR": "false", "ANSIBLE_NOCOLOR": "true"}
     run("molecule", "destroy", "--scenario-name", "site")
     run("molecule", "create", "--scenario-name", "site")
-    measure("first site.yml, four hosts", "ansible-playbook", "-i", "molecule/inventories/site", "playbooks/site.yml")
+    first = [
+        "ansible-playbook",
+        "-i",
+        "molecule/inventories/site",
+        "playbooks/site.yml",
+        "--extra-vars",
+        json.dumps(OPEN),
+    ]
+    measure("first site.yml, four hosts", *first)
     no_change("no-change site.yml, Airflow on two hosts", playbook("site"))
     no_change("no-change deploy.yml, Airflow on two hosts", playbook("deploy"))
     measure_refusal()

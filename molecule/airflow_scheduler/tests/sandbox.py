@@ -84,22 +84,11 @@ FORBIDDEN: dict[str, Callable[[], object]] = {
 }
 
 
-def double(number: int) -> int:
-    """Double a number, in another process."""
-    return 2 * number
-
-
 def allocate_shared_memory() -> None:
     """Allocate some memory, and free it."""
     memory = SharedMemory(create=True, size=MIB)
     memory.close()
     memory.unlink()
-
-
-def double_in_processes() -> None:
-    """Share work between processes."""
-    with multiprocessing.get_context("fork").Pool(2) as pool:
-        pool.map(double, range(3))
 
 
 def compile_at_run_time() -> None:
@@ -126,7 +115,7 @@ ORDINARY: dict[str, Callable[[], object]] = {
     "write to its home directory": append(str(Path("~/kept").expanduser())),
     "write where the site lets it": append("/srv/lvao-test/kept"),
     "share memory": allocate_shared_memory,
-    "use several processes": double_in_processes,
+    "share a lock with other processes": multiprocessing.Lock,
     "compile at run time": compile_at_run_time,
     "ask for the host's memory": read("/proc/meminfo"),
     "find a host by name": lambda: socket.getaddrinfo(socket.gethostname(), 80),

@@ -45,7 +45,7 @@ ORDINARY = [
     "write to its home directory",
     "write where the site lets it",
     "share memory",
-    "use several processes",
+    "share a lock with other processes",
     "compile at run time",
     "ask for the host's memory",
     "find a host by name",
@@ -108,7 +108,7 @@ def test_what_it_may_use_up_is_derived_from_the_host(host: Host, name: str) -> N
     parallelism = max(4, min(32, total // 512))
     unit = f"lvao-airflow-{name}"
     bounded = "lvao-airflow-scheduler.slice" if name == "scheduler" else unit
-    memory = max(1024, total * 6 // 10 if name == "scheduler" else total // 4)
+    memory = max(1024, total // 256 * (150 if name == "scheduler" else 64))
     assert unit_property(host, bounded, "MemoryMax") == str(memory * 2**20)
     assert unit_property(host, unit, "TasksMax") == str(256 + 128 * parallelism)
     assert unit_property(host, unit, "LimitCORE") == "0"

@@ -217,7 +217,7 @@ def test_rules_that_nobody_confirms_go_by_themselves(host: Host, wanted: str) ->
 
 
 def test_rules_that_let_no_new_connection_in_fail_and_go(host: Host, wanted: str) -> None:
-    # The connection that is there goes on, for a minute; the role resets it.
+    # The connection that is there goes on, for a minute; that does not count.
     name = host.backend.get_hostname()
     subprocess.run(["ansible", "-i", INVENTORY, name, "-m", "ping"], cwd=PROJECT, check=True)
     host.check_output(
