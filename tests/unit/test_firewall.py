@@ -79,8 +79,8 @@ def openings(inventory: Path | str) -> dict[str, dict[int, list[str]]]:
 
 
 @pytest.mark.parametrize("name", ["preprod", "prod"])
-def test_one_host_opens_nothing(name: str) -> None:
-    assert list(openings(f"inventories/{name}").values()) == [{}]
+def test_one_host_opens_https_alone(name: str) -> None:
+    assert list(openings(f"inventories/{name}").values()) == [{80: ["everybody"], 443: ["everybody"]}]
 
 
 def test_a_developer_reaches_the_container() -> None:
@@ -92,7 +92,7 @@ def test_two_hosts_open_what_they_need_of_each_other(tmp_path: Path) -> None:
     (tmp_path / "group_vars").symlink_to(PROJECT / "group_vars")
     assert openings(tmp_path) == {
         "one": {8793: ["fd00::3"], 8794: ["fd00::3"]},
-        "two": {8080: ["10.0.0.2"]},
+        "two": {80: ["everybody"], 443: ["everybody"], 8080: ["10.0.0.2"]},
     }
 
 

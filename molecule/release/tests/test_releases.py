@@ -84,6 +84,14 @@ def sleep_for(airflow: Airflow, seconds: int, until: str = "/nonexistent") -> st
     return run_id
 
 
+@pytest.fixture
+def alarm(host: Host, request: pytest.FixtureRequest) -> Iterator[str]:
+    """Name a file that wakes a sleeper, and make it in the end at the latest, for the next test not to wait for it."""
+    path = f"/var/lib/airflow/alarm-{request.function.__name__}"
+    yield path
+    host.check_output(f"touch {path}")
+
+
 def assert_first_try(airflow: Airflow, run_id: str, edition: str) -> None:
     """Check that a task of the sleeper ended well at once, with the code that it began with."""
     path = f"/dags/sleeper/dagRuns/{run_id}/taskInstances/sleep"
@@ -290,10 +298,9 @@ def test_the_old_scheduler_ends_when_its_last_task_has_ended(host: Host, airflow
     wait_for(lambda: not host.check_output(drains), 30, "the old scheduler to end")
 
 
-def test_green_but_broken_goes_back_by_itself(host: Host, airflow: Airflow, long_run: str) -> None:
+def test_green_but_broken_goes_back_by_itself(host: Host, airflow: Airflow, long_run: str, alarm: str) -> None:
     before, edition = live(host), live_edition(host)
     # Its scheduler still runs a task when it comes back.
-    alarm = "/var/lib/airflow/alarm"
     run_id = sleep_for(airflow, 1200, alarm)
     # Every task fails at its start, while every component is healthy.
     ended = deploy(airflow_unit_overrides={"ProtectProc": "invisible"})
@@ -364,8 +371,8 @@ def test_a_second_deploy_is_refused_and_told_of_the_first(host: Host) -> None:
 # Deploys that move the database's schema, or that may not run two schedulers, wait for the tasks, within bounds.
 
 
-def test_past_the_bound_it_fails_with_the_old_release_in_service(host: Host, airflow: Airflow) -> None:
-    before, alarm = live(host), "/var/lib/airflow/bound"
+def test_past_the_bound_it_fails_with_the_old_release_in_service(host: Host, airflow: Airflow, alarm: str) -> None:
+    before = live(host)
     run_id = sleep_for(airflow, 1200, alarm)
     values = {"airflow_scheduler_handover": False, "airflow_scheduler_drain_timeout": 20}
     ended = deploy(airflow_scheduler_drain_timeout_action="fail", airflow_env_host={"LVAO_TEST": "fail"}, **values)
@@ -486,9 +493,9 @@ def has_table(host: Host) -> bool:
 
 
 def test_a_migration_waits_for_the_tasks_outlives_its_deploy_and_can_be_undone(
-    host: Host, airflow: Airflow, tmp_path: Path
+    host: Host, airflow: Airflow, alarm: str, tmp_path: Path
 ) -> None:
-    before, edition, alarm = live(host), live_edition(host), "/var/lib/airflow/migration"
+    before, edition = live(host), live_edition(host)
     run_id = sleep_for(airflow, 1200, alarm)
     values = {
         "airflow_requirements": lock_with_migration(host, tmp_path, upgrade='op.execute("SELECT pg_sleep(20)")'),
