@@ -15,8 +15,9 @@ import time
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Self
 
 import pytest
 from conftest import (
@@ -120,6 +121,14 @@ class Deploy:
         self.process = subprocess.Popen(command, cwd=PROJECT, start_new_session=True, **pipes)
         self.said = ""
 
+    def __enter__(self) -> Self:
+        """Go on beside it."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let it not disturb what follows a test that fails."""
+        self.kill()
+
     def wait_until_it_says(self, text: str) -> None:
         """Read what it says, up to a line with a text."""
         for line in self.process.stdout:
@@ -130,7 +139,8 @@ class Deploy:
 
     def kill(self) -> None:
         """Kill its controller, as a lost connection or machine does."""
-        os.killpg(self.process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.communicate()
 
     def finish(self) -> int:
@@ -280,10 +290,10 @@ def test_a_further_deploy_waits_for_the_old_scheduler_and_ends_without_its_lock(
     host: Host, airflow: Airflow, long_run: str
 ) -> None:
     before = processes(host), live(host)
-    further = Deploy(airflow_env_host={"LVAO_TEST": "further"})
-    further.wait_until_it_says(f"waits for 1 task(s): sleeper.sleep ({long_run})")
-    write_lock(host, until="2099-01-01T00:00:00Z")
-    assert further.finish() != 0
+    with Deploy(airflow_env_host={"LVAO_TEST": "further"}) as further:
+        further.wait_until_it_says(f"waits for 1 task(s): sleeper.sleep ({long_run})")
+        write_lock(host, until="2099-01-01T00:00:00Z")
+        assert further.finish() != 0
     assert "Locked by somebody@elsewhere" in " ".join(further.said.split())
     assert host.file(LOCK).contains("somebody@elsewhere")
     assert (processes(host), live(host)) == before
@@ -331,9 +341,8 @@ def test_killed_deploys_leave_a_running_airflow_and_the_next_one_works(
 ) -> None:
     for number, moment in enumerate(MOMENTS):
         write_edition(dags, f"killed {number}")
-        killed = Deploy(airflow_env_host={"LVAO_TEST": str(number)})
-        killed.wait_until_it_says(moment)
-        killed.kill()
+        with Deploy(airflow_env_host={"LVAO_TEST": str(number)}) as killed:
+            killed.wait_until_it_says(moment)
         assert host.file("/opt/airflow/current/release.json").exists
         wait_for(lambda: airflow.health() == HEALTHY, 90, f"health after: {moment}")
     ended = deploy()
@@ -347,9 +356,8 @@ def test_killed_deploys_leave_a_running_airflow_and_the_next_one_works(
 def test_a_release_that_nobody_confirms_goes_by_itself(host: Host, airflow: Airflow, dags: Path, long_run: str) -> None:
     before = live(host)
     write_edition(dags, "unconfirmed")
-    killed = Deploy(airflow_confirm_timeout="20s", airflow_env_host={"LVAO_TEST": "unconfirmed"})
-    killed.wait_until_it_says("switch | Make")
-    killed.kill()
+    with Deploy(airflow_confirm_timeout="20s", airflow_env_host={"LVAO_TEST": "unconfirmed"}) as killed:
+        killed.wait_until_it_says("switch | Make")
     wait_for(lambda: live(host) != before, 20, "the switch")
     wait_for(lambda: live(host) == before, 60, "the way back")
     wait_for(lambda: airflow.health() == HEALTHY, 90, "health")
@@ -358,11 +366,11 @@ def test_a_release_that_nobody_confirms_goes_by_itself(host: Host, airflow: Airf
 
 
 def test_a_second_deploy_is_refused_and_told_of_the_first(host: Host) -> None:
-    first = Deploy()
-    first.wait_until_it_says("deploy_lock : take")
-    first.wait_until_it_says("TASK")
-    ended = deploy()
-    assert first.finish() == 0
+    with Deploy() as first:
+        first.wait_until_it_says("deploy_lock : take")
+        first.wait_until_it_says("TASK")
+        ended = deploy()
+        assert first.finish() == 0
     assert ended.returncode != 0
     assert re.search(r"Locked by \S+@\S+ for playbooks/deploy.yml", said(ended))
     assert "make unlock ENV=molecule" in said(ended)
@@ -502,22 +510,19 @@ def test_a_migration_waits_for_the_tasks_outlives_its_deploy_and_can_be_undone(
         "airflow_scheduler_drain_timeout": 5,  # and then it waits on
     }
     for wake in (False, True):
-        waiting = Deploy(**values)
-        waiting.wait_until_it_says(f"waits for 1 task(s): sleeper.sleep ({run_id})")
-        assert "finishes its tasks before the new one starts: the database schema moves." in " ".join(
-            waiting.said.split()
-        )
-        if wake:
-            host.check_output(f"touch {alarm}")
-            waiting.wait_until_it_says("dump | Dump")
-        waiting.kill()
+        with Deploy(**values) as waiting:
+            waiting.wait_until_it_says(f"waits for 1 task(s): sleeper.sleep ({run_id})")
+            reason = "finishes its tasks before the new one starts: the database schema moves."
+            assert reason in " ".join(waiting.said.split())
+            if wake:
+                host.check_output(f"touch {alarm}")
+                waiting.wait_until_it_says("dump | Dump")
     assert_first_try(airflow, run_id, edition)
     assert (live(host), has_table(host)) == (before, False)
 
-    migrating = Deploy(**values)
-    migrating.wait_until_it_says("migrate | Migrate")
-    wait_for(lambda: host.service("lvao-airflow-migration").is_running, 30, "the migration to begin")
-    migrating.kill()
+    with Deploy(**values) as migrating:
+        migrating.wait_until_it_says("migrate | Migrate")
+        wait_for(lambda: host.service("lvao-airflow-migration").is_running, 120, "the migration to begin")
     # The timer does so when it has waited for ten minutes.
     host.check_output("systemctl start --no-block lvao-airflow-way-back")
     wait_for(lambda: live(host) != before, 120, "the host to go on with what the database is migrated for")
