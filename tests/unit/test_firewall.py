@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -58,47 +60,61 @@ def test_a_client_is_admitted_by_address_and_port(address: str, port: str, *, ad
     assert FILTERS.admits(rules, address, port) is admitted
 
 
-def openings(inventory: Path | str) -> dict[str, dict[int, list[str]]]:
+def openings(inventory: Path) -> dict[str, dict[int, list[str]]]:
     """Ask Ansible what each host of an inventory opens: its ports, and to whom."""
     message = "msg={{ [firewall_public_ports | default([]), firewall_rules] | to_json }}"
     ended = subprocess.run(
-        ["ansible", "-i", inventory, "all", "--one-line", "-m", "ansible.builtin.debug", "-a", message],
-        cwd=PROJECT,
+        ["ansible", "-i", inventory, "all", "-m", "ansible.builtin.debug", "-a", message],
+        env=os.environ | {"ANSIBLE_LOAD_CALLBACK_PLUGINS": "true", "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json"},
+        cwd=inventory,  # for it reads the group_vars that are here, too
         text=True,
         capture_output=True,
         check=True,
     )
     found = {}
-    for line in ended.stdout.splitlines():
-        host, _, said = line.partition(" | SUCCESS => ")
-        public, rules = json.loads(json.loads(said)["msg"])
+    for host, result in json.loads(ended.stdout)["plays"][0]["tasks"][0]["hosts"].items():
+        public, rules = json.loads(result["msg"])
         found[host.removeprefix("lvao-molecule-site-")] = {port: ["everybody"] for port in public} | {
             int(port): rule["sources"] for rule in rules for port in rule["ports"]
         }
     return found
 
 
+@pytest.fixture
+def inventory(tmp_path: Path) -> Path:
+    """Make room for an inventory with our group_vars, without vaults, for which there may be no password."""
+    shutil.copytree(PROJECT / "group_vars", tmp_path / "group_vars", ignore=shutil.ignore_patterns("vault.yml"))
+    return tmp_path
+
+
 @pytest.mark.parametrize("name", ["preprod", "prod"])
+<<<<<<< HEAD
 def test_one_host_opens_https_alone(name: str) -> None:
     assert list(openings(f"inventories/{name}").values()) == [{80: ["everybody"], 443: ["everybody"]}]
+=======
+def test_one_host_opens_nothing(inventory: Path, name: str) -> None:
+    shutil.copy(PROJECT / f"inventories/{name}/hosts.yml", inventory)
+    assert list(openings(inventory).values()) == [{}]
+>>>>>>> firewall
 
 
-def test_a_developer_reaches_the_container() -> None:
-    assert openings("inventories/development") == {"lvao-development": {8080: ["everybody"]}}
+def test_a_developer_reaches_the_container(inventory: Path) -> None:
+    shutil.copy(PROJECT / "inventories/development/hosts.yml", inventory)
+    assert openings(inventory) == {"lvao-development": {8080: ["everybody"]}}
 
 
-def test_two_hosts_open_what_they_need_of_each_other(tmp_path: Path) -> None:
-    (tmp_path / "hosts.yml").write_text(TWO_HOSTS)
-    (tmp_path / "group_vars").symlink_to(PROJECT / "group_vars")
-    assert openings(tmp_path) == {
+def test_two_hosts_open_what_they_need_of_each_other(inventory: Path) -> None:
+    (inventory / "hosts.yml").write_text(TWO_HOSTS)
+    assert openings(inventory) == {
         "one": {8793: ["fd00::3"], 8794: ["fd00::3"]},
         "two": {80: ["everybody"], 443: ["everybody"], 8080: ["10.0.0.2"]},
     }
 
 
-def test_a_database_and_a_storage_are_open_to_the_hosts_of_airflow() -> None:
+def test_a_database_and_a_storage_are_open_to_the_hosts_of_airflow(inventory: Path) -> None:
+    shutil.copy(PROJECT / "molecule/inventories/site/hosts.yml", inventory)
     airflow = ["172.29.213.11", "172.29.213.12"]
-    assert openings("molecule/inventories/site") == {
+    assert openings(inventory) == {
         "scheduler": {8793: airflow[1:], 8794: airflow[1:]},
         "webserver": {8080: airflow[:1]},
         "database": {5432: airflow},

@@ -243,11 +243,15 @@ def test_impossible_packages_are_refused_before_anything_changes(host: Host, lon
 
 def test_dags_alone_restart_nothing(host: Host, airflow: Airflow, dags: Path, long_run: str) -> None:
     before, release = processes(host), live(host)
+    # As a newer release may have brought it.
+    other = "/etc/systemd/system/lvao-airflow-other.service"
+    host.check_output(f"printf '[Service]\nExecStart=sleep 9\n' > {other}")
     write_edition(dags, "three")
     ended = deploy("dags")
     assert ended.returncode == 0, ended.stdout
     assert processes(host) == before
     assert live(host) != release
+    assert not host.file(other).exists
     run_id = airflow.trigger("sleeper")
     airflow.finish("sleeper", run_id)
     assert_first_try(airflow, run_id, "three")
@@ -516,22 +520,20 @@ def test_a_migration_waits_for_the_tasks_outlives_its_deploy_and_can_be_undone(
             assert reason in " ".join(waiting.said.split())
             if wake:
                 host.check_output(f"touch {alarm}")
-                waiting.wait_until_it_says("dump | Dump")
+                waiting.wait_until_it_says("dump | Dump")  # which it says once it has
     assert_first_try(airflow, run_id, edition)
     assert (live(host), has_table(host)) == (before, False)
 
-    with Deploy(**values) as migrating:
-        migrating.wait_until_it_says("migrate | Migrate")
-        wait_for(lambda: host.service("lvao-airflow-migration").is_running, 120, "the migration to begin")
-    # The timer does so when it has waited for ten minutes.
-    host.check_output("systemctl start --no-block lvao-airflow-way-back")
-    wait_for(lambda: live(host) != before, 120, "the host to go on with what the database is migrated for")
-    wait_for(lambda: airflow.health() == HEALTHY, 90, "health")
+    with Deploy(**values):
+        wait_for(lambda: host.service("lvao-airflow-migration").is_running, 300, "the migration to begin")
+    # It goes on without the deploy, and the next one waits for it.
+    ended = deploy(**values)
+    assert ended.returncode == 0, ended.stdout
+    said_back = host.check_output("journalctl --no-pager --output=cat --unit=lvao-airflow-way-back")
+    assert f"The database has been migrated for {live(host)}: it goes live." in said_back
+    assert f"the database's schema has moved since {before}: the host stays on it" in said_back
+    assert live(host) != before
     assert has_table(host)
-    said_back = "journalctl --no-pager --output=cat --unit=lvao-airflow-way-back"
-    wait_for(lambda: "the host stays on it" in host.check_output(said_back), 30, "the end of the way back")
-
-    assert deploy(**values).returncode == 0
     assert host.check_output("basename $(realpath /opt/airflow/confirmed)") == live(host)
     dump = host.check_output(f"ls -t /var/backups/lvao-airflow/{BUCKET}-*-before-{live(host)}.pgc | head -n 1")
     assert "lvao_test" not in host.check_output(f"pg_restore --list {dump}")

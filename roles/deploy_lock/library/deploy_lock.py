@@ -150,7 +150,7 @@ def opened(path: Path, create: bool) -> Iterator[BinaryIO]:
     """
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
     while True:
-        with os.fdopen(os.open(path, flags, 0o644), "r+b", buffering=0) as file:
+        with os.fdopen(os.open(path, flags, 0o600), "r+b", buffering=0) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             # Whoever had it open before may have removed it, and a next one may have made another.
             with suppress(FileNotFoundError):

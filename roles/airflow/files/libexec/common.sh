@@ -2,7 +2,8 @@
 # shellcheck shell=bash
 set -euo pipefail
 # One at a time: the host may go back by itself while a deploy still works on it.
-if [ -z "${LVAO_LOCKED-}" ]; then LVAO_LOCKED=1 exec flock /run/lock/lvao-airflow "$0" "$@"; fi
+# Root's, or a task could hold it up.
+if [ -z "${LVAO_LOCKED-}" ]; then (umask 077 && : >>/run/lock/lvao-airflow) && LVAO_LOCKED=1 exec flock /run/lock/lvao-airflow "$0" "$@"; fi
 
 release=$(realpath "$(dirname "${BASH_SOURCE[0]}")/..")
 directory=$(realpath "$release/../..")

@@ -35,6 +35,8 @@ from sqlalchemy.pool import NullPool
 
 # The bundle that Airflow makes of its DAGs folder.
 BUNDLE = "dags-folder"
+# One for each 2 GiB of the host's memory, of which the command that runs them may take a quarter.
+PROCESSES = max(1, min(os.cpu_count() or 1, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**31))
 
 
 class Answers:
@@ -311,7 +313,7 @@ def import_files(files: list[str], dags: Path, limit: Callable[[str], float] = t
 
     try:
         while waiting or busy:
-            while waiting and len(busy) < (os.cpu_count() or 1):
+            while waiting and len(busy) < PROCESSES:
                 file, needs_fresh = waiting.popleft()
                 if needs_fresh and idle:
                     idle.pop().end()
