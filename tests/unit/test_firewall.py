@@ -88,14 +88,9 @@ def inventory(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", ["preprod", "prod"])
-<<<<<<< HEAD
-def test_one_host_opens_https_alone(name: str) -> None:
-    assert list(openings(f"inventories/{name}").values()) == [{80: ["everybody"], 443: ["everybody"]}]
-=======
-def test_one_host_opens_nothing(inventory: Path, name: str) -> None:
+def test_one_host_opens_https_alone(inventory: Path, name: str) -> None:
     shutil.copy(PROJECT / f"inventories/{name}/hosts.yml", inventory)
-    assert list(openings(inventory).values()) == [{}]
->>>>>>> firewall
+    assert list(openings(inventory).values()) == [{80: ["everybody"], 443: ["everybody"]}]
 
 
 def test_a_developer_reaches_the_container(inventory: Path) -> None:
