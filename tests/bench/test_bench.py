@@ -34,6 +34,23 @@ from airflow.providers.standard.operators.empty import EmptyOperator
 with DAG("bench_{number}", schedule=None, start_date=datetime(2026, 1, 1)):
     EmptyOperator(task_id="empty{edition}")
 """
+# Of which more than a few run at a time.
+GAP = """from datetime import datetime
+
+from airflow.sdk import dag, task
+
+
+@dag(schedule=None, start_date=datetime(2026, 1, 1), is_paused_upon_creation=False, max_active_runs=1000)
+def bench_gap():
+    @task
+    def start():
+        pass
+
+    start()
+
+
+bench_gap()
+"""
 
 
 def run(*command: str | Path) -> str:
@@ -127,8 +144,15 @@ def repeated(what: str, per_second: int, action: object) -> Iterator[None]:
             thread.join()
 
 
-def measure_deploy_under_load() -> None:
-    """Deploy while requests come in and runs are triggered: the slowest request, and the longest wait of a task."""
+def measure_deploy_under_load(source: Path) -> None:
+    """Deploy while requests come in and runs are triggered: the slowest request, and the longest wait of a task.
+
+    Args:
+        source: Folder of the DAGs, with that of the runs.
+    """
+    (source / "bench_gap.py").write_text(GAP)
+    run(*playbook("deploy", airflow_dags_source=str(source)))
+    time.sleep(60)  # until the DAG is known
     said = run(
         "ansible",
         "-i",
@@ -152,7 +176,7 @@ def measure_deploy_under_load() -> None:
         answers.append((status, time.monotonic() - began))
 
     def trigger() -> None:
-        url = f"{API}/api/v2/dags/log_canary/dagRuns"
+        url = f"{API}/api/v2/dags/bench_gap/dagRuns"
         answer = requests.post(url, json={"logical_date": None}, headers=headers, timeout=300)
         if answer.ok:
             runs.append(answer.json()["dag_run_id"])
@@ -160,7 +184,7 @@ def measure_deploy_under_load() -> None:
     with repeated("request", 20, ask), repeated("trigger", 1, trigger):
         measure(
             "deploy of a new configuration, under load",
-            *playbook("deploy", airflow_env_host={"BENCH": str(time.time())}),
+            *playbook("deploy", airflow_dags_source=str(source), airflow_env_host={"BENCH": str(time.time())}),
         )
     failed = sum(status != requests.codes.ok for status, _ in answers)
     print(
@@ -169,9 +193,9 @@ def measure_deploy_under_load() -> None:
     time.sleep(30)
     waits = []
     for run_id in runs:
-        url = f"{API}/api/v2/dags/log_canary/dagRuns/{run_id}"
+        url = f"{API}/api/v2/dags/bench_gap/dagRuns/{run_id}"
         facts = requests.get(url, headers=headers, timeout=60).json()
-        task = requests.get(f"{url}/taskInstances/write_token", headers=headers, timeout=60).json()
+        task = requests.get(f"{url}/taskInstances/start", headers=headers, timeout=60).json()
         if task.get("start_date"):
             waits.append(
                 (
@@ -224,8 +248,12 @@ def test_what_an_operator_waits_for() -> None:
                 rsync = ["rsync", "-a", "--delete", "-e", SSH, f"{source}/", f"debian@{HOSTS['scheduler']}:dags"]
                 if shutil.which("rsync"):
                     measure("  rsync of the same, one host", *rsync)
+                else:
+                    print("  rsync is not installed here, and left out")
         measure("rollback.yml to the release before", *playbook("rollback"))
+        for left in source.glob("bench_*.py"):
+            left.unlink()
+        measure_deploy_under_load(source)
     run(*playbook("deploy"))
-    measure_deploy_under_load()
     no_change("no-change site.yml, Airflow on one host", playbook("site", inventory="bench"))
     run("molecule", "destroy", "--scenario-name", "site")
