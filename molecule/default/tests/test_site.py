@@ -76,7 +76,7 @@ def test_what_is_internal_listens_on_loopback_alone(host: Host) -> None:
     assert "0.0.0.0:8080" in addresses  # development publishes it
     # Airflow's log servers cannot be told where to listen.
     open_to_all = {address.rpartition(":")[2] for address in addresses if not address.startswith(("127.", "[::1]"))}
-    assert open_to_all - {"8793", "8794"} == {"22", "8080"}
+    assert open_to_all - {"8793", "8794"} == {"22", "80", "443", "8080"}
     for port in (5432, 8081, 6200, 6201, 6202, 8090, 11211):
         assert {address for address in addresses if address.endswith(f":{port}")} == {f"127.0.0.1:{port}"}
 

@@ -130,10 +130,11 @@ class Deploy:
         self.kill()
 
     def wait_until_it_says(self, text: str) -> None:
-        """Read what it says, up to a line with a text."""
+        """Read what it says, up to a text, whose lines Ansible may have folded."""
+        begin = len(self.said)
         for line in self.process.stdout:
             self.said += line
-            if text in line:
+            if text in " ".join(self.said[begin:].split()):
                 return
         pytest.fail(f"it never said {text}: {self.said}")
 
