@@ -89,6 +89,7 @@ def sleep_for(airflow: Airflow, seconds: int, until: str = "/nonexistent") -> st
 def alarm(host: Host, request: pytest.FixtureRequest) -> Iterator[str]:
     """Name a file that wakes a sleeper, and make it in the end at the latest, for the next test not to wait for it."""
     path = f"/var/lib/airflow/alarm-{request.function.__name__}"
+    host.check_output(f"rm --force {path}")
     yield path
     host.check_output(f"touch {path}")
 
