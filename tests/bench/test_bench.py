@@ -24,8 +24,34 @@ PROJECT = Path(__file__).parents[2]
 HOSTS = {"scheduler": "172.29.213.11", "webserver": "172.29.213.12"}
 SSH = f"ssh -i {PROJECT}/.cache/site/ssh -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"
 API = f"http://{HOSTS['webserver']}:8080"
-# It asks the API from this machine, which is no host of the environment.
-OPEN = {"firewall_extra_rules": [{"comment": "benchmark", "ports": [8080], "sources": ["172.29.213.0/24"]}]}
+DOMAIN = "airflow.bench.internal"
+VALUES = {
+    # It asks the API from this machine, which is no host of the environment.
+    "firewall_extra_rules": [{"comment": "benchmark", "ports": [8080], "sources": ["172.29.213.0/24"]}],
+    "reverse_proxy_domain": DOMAIN,
+    "reverse_proxy_tls": "internal",
+}
+# Runs on the webserver's host, and takes the addresses in turn.
+ASK = f"""
+import http.client, pathlib, socket, ssl, statistics, time
+
+authority = pathlib.Path("/var/lib/caddy/.local/share/caddy/pki/authorities/local/root.crt")
+plain = http.client.HTTPConnection("127.0.0.1", 8081)
+proxy = http.client.HTTPConnection("{HOSTS["webserver"]}", 8080)
+https = http.client.HTTPSConnection("{DOMAIN}")
+context = ssl.create_default_context(cadata=authority.read_text())
+https.sock = context.wrap_socket(socket.create_connection(("127.0.0.1", 443)), server_hostname="{DOMAIN}")
+ways = {{"Airflow itself, on loopback": plain, "Caddy, plain": proxy, "Caddy, HTTPS": https}}
+took = {{way: [] for way in ways}}
+for _ in range(1000):
+    for way, connection in ways.items():
+        began = time.perf_counter()
+        connection.request("GET", "/api/v2/version")
+        assert len(connection.getresponse().read()) > 0
+        took[way].append(1000 * (time.perf_counter() - began))
+for way, times in took.items():
+    print(f"  {{way:56}} {{statistics.median(times):6.1f}} ms median, {{sorted(times)[989]:.1f}} ms p99")
+"""
 DAG = """from datetime import datetime
 
 from airflow.sdk import DAG
@@ -96,7 +122,7 @@ def playbook(name: str, *, inventory: str = "site", **values: object) -> list[st
         inventory: Which of Molecule's inventories.
         values: Variables.
     """
-    arguments = ["--limit", "scheduler:webserver", "--extra-vars", json.dumps(OPEN | values)]
+    arguments = ["--limit", "scheduler:webserver", "--extra-vars", json.dumps(VALUES | values)]
     return ["ansible-playbook", "-i", f"molecule/inventories/{inventory}", f"playbooks/{name}.yml", *arguments]
 
 
@@ -219,6 +245,13 @@ def measure_refusal() -> None:
     print(f"{'deploy.yml beside another, which refuses it':58} {seconds:6.1f} s", flush=True)
 
 
+def measure_requests() -> None:
+    """Send requests to Airflow itself and through its proxy."""
+    print("1000 requests on one connection")
+    webserver = ["docker", "exec", "--interactive", "lvao-molecule-site-webserver", "python3", "-c", ASK]
+    print(run(*webserver), end="", flush=True)
+
+
 def test_what_an_operator_waits_for() -> None:
     os.environ["ANSIBLE_VAULT_PASSWORD_FILE"] = str(PROJECT / "molecule/site/vault-password")
     os.environ |= {"ANSIBLE_FORCE_COLOR": "false", "ANSIBLE_NOCOLOR": "true"}
@@ -230,12 +263,13 @@ def test_what_an_operator_waits_for() -> None:
         "molecule/inventories/site",
         "playbooks/site.yml",
         "--extra-vars",
-        json.dumps(OPEN),
+        json.dumps(VALUES),
     ]
     measure("first site.yml, four hosts", *first)
     no_change("no-change site.yml, Airflow on two hosts", playbook("site"))
     no_change("no-change deploy.yml, Airflow on two hosts", playbook("deploy"))
     measure_refusal()
+    measure_requests()
     with tempfile.TemporaryDirectory() as scratch:
         source = Path(scratch, "dags")
         shutil.copytree(PROJECT / "dags", source, ignore=shutil.ignore_patterns("tests", "__pycache__"))
