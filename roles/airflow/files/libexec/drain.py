@@ -8,7 +8,7 @@ One that a deploy retired, with the file `retired` in its runtime directory, has
 and while the host shuts down, it is killed past a bound. TimeoutStopSec= could not tell these apart, and systemd
 forgets at each reload that it was extended.
 
-Usage, as ExecStop= after the signal: drain.py <unit> <process id of the scheduler> <bound in seconds>
+Usage, as ExecStop= after the signal: drain.py <unit> <bound in seconds> [<process id of the scheduler>]
 """
 
 import math
@@ -98,5 +98,6 @@ def main(runtime_directory: Path, process: Path, bound: float) -> None:
             time.sleep(0.2)
 
 
-if __name__ == "__main__" and sys.argv[1:]:
-    main(Path("/run", sys.argv[1]), Path("/proc", sys.argv[2]), float(sys.argv[3]))
+# After a crash there is no process to stay with.
+if __name__ == "__main__" and sys.argv[3:]:
+    main(Path("/run", sys.argv[1]), Path("/proc", sys.argv[3]), float(sys.argv[2]))
