@@ -140,15 +140,16 @@ class Deploy:
         pytest.fail(f"it never said {text}: {self.said}")
 
     def kill(self) -> None:
-        """Kill its controller, as a lost connection or machine does."""
+        """Kill its controller, as a lost connection or machine does, unless it has ended."""
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.communicate()
+        self.process.wait()
+        self.process.stdout.close()
 
     def finish(self) -> int:
         """Read to its end, and return its exit status."""
-        self.said += self.process.communicate()[0]
-        return self.process.returncode
+        self.said += self.process.stdout.read()
+        return self.process.wait()
 
 
 @contextmanager
@@ -221,6 +222,20 @@ def test_nothing_to_do_changes_nothing(host: Host, long_run: str) -> None:
     ended = deploy()
     assert re.findall(r"changed=(\d+)", ended.stdout) == ["0"], ended.stdout
     assert (processes(host), live(host)) == before
+
+
+def test_a_handover_that_was_cut_off_is_brought_to_its_end(host: Host, long_run: str) -> None:
+    *others, scheduler = processes(host)
+    drains = "systemctl list-units --state=deactivating --plain --no-legend 'lvao-airflow-scheduler-*'"
+    assert not host.check_output(drains)
+    live_unit = unit_property(host, SCHEDULER, "Id").removesuffix(".service")
+    second = f"{SCHEDULER}-{'b' if live_unit.endswith('a') else 'a'}"
+    host.check_output(f"ln -snf $(realpath /opt/airflow/current) /opt/airflow/schedulers/{second}")
+    host.check_output(f"systemctl start {second}")
+    ended = deploy()
+    assert ended.returncode == 0, ended.stdout
+    assert processes(host) == [*others, scheduler]
+    wait_for(lambda: unit_property(host, second, "ActiveState") == "inactive", 30, "the second scheduler to end")
 
 
 def test_a_bad_dag_is_refused_before_anything_changes(host: Host, dags: Path, long_run: str) -> None:
@@ -296,16 +311,18 @@ def test_a_further_deploy_waits_for_the_old_scheduler_and_ends_without_its_lock(
     host: Host, airflow: Airflow, long_run: str
 ) -> None:
     before = processes(host), live(host)
-    with Deploy(airflow_env_host={"LVAO_TEST": "further"}) as further:
-        further.wait_until_it_says(f"waits for 1 task(s): sleeper.sleep ({long_run})")
-        write_lock(host, until="2099-01-01T00:00:00Z")
-        assert further.finish() != 0
-    assert "Locked by somebody@elsewhere" in " ".join(further.said.split())
-    assert host.file(LOCK).contains("somebody@elsewhere")
+    try:
+        with Deploy(airflow_env_host={"LVAO_TEST": "further"}) as further:
+            further.wait_until_it_says(f"waits for 1 task(s): sleeper.sleep ({long_run})")
+            write_lock(host, until="2099-01-01T00:00:00Z")
+            assert further.finish() != 0
+        assert "Locked by somebody@elsewhere" in " ".join(further.said.split())
+        assert host.file(LOCK).contains("somebody@elsewhere")
+    finally:
+        # The next one takes over what nobody has renewed.
+        write_lock(host, until="2026-01-01T00:30:00Z")
     assert (processes(host), live(host)) == before
     assert airflow.health() == HEALTHY
-    # The next one takes over what nobody has renewed.
-    write_lock(host, until="2026-01-01T00:30:00Z")
 
 
 def test_the_old_scheduler_ends_when_its_last_task_has_ended(host: Host, airflow: Airflow, long_run: str) -> None:
@@ -382,6 +399,16 @@ def test_a_second_deploy_is_refused_and_told_of_the_first(host: Host) -> None:
     assert "make unlock ENV=molecule" in said(ended)
 
 
+def test_hosts_are_not_set_up_during_a_deploy_until_its_lock_is_broken(host: Host) -> None:
+    write_lock(host, until="2099-01-01T00:00:00Z")
+    refused = deploy("site")
+    assert refused.returncode != 0
+    assert "Locked by somebody@elsewhere" in said(refused)
+    assert "Set up every host" not in refused.stdout
+    assert "somebody@elsewhere" in said(deploy("unlock"))
+    assert not host.file(LOCK).exists
+
+
 # Deploys that move the database's schema, or that may not run two schedulers, wait for the tasks, within bounds.
 
 
@@ -403,7 +430,8 @@ def test_past_the_bound_it_fails_with_the_old_release_in_service(host: Host, air
 def test_past_the_bound_it_kills_the_tasks(host: Host, airflow: Airflow) -> None:
     run_id = sleep_for(airflow, 600)
     values = {"airflow_scheduler_handover_memory_mb": 10**9, "airflow_scheduler_drain_timeout": 20}
-    ended = deploy(airflow_scheduler_drain_timeout_action="kill", airflow_env_host={"LVAO_TEST": "kill"}, **values)
+    values |= {"airflow_env_host": {"LVAO_TEST": "kill"}, "airflow_unit_overrides": {"Nice": 1}}
+    ended = deploy(airflow_scheduler_drain_timeout_action="kill", **values)
     assert ended.returncode == 0, ended.stdout
     assert "there is less free memory than airflow_scheduler_handover_memory_mb" in said(ended)
     assert_lost(airflow, run_id)
@@ -421,10 +449,13 @@ def assert_lost(airflow: Airflow, run_id: str) -> None:
 def test_a_rollback_brings_back_the_configuration_before(host: Host, airflow: Airflow) -> None:
     fragment = "/etc/airflow/env.d/90-extra.env"
     assert host.file(fragment).contains('LVAO_TEST="kill"')
+    command = host.file("/usr/local/bin/airflow")
+    assert command.contains("Nice=1")
     before = processes(host)
     ended = deploy("rollback")
     assert ended.returncode == 0, ended.stdout
     assert not host.file(fragment).contains('LVAO_TEST="kill"')
+    assert not command.contains("Nice=1")
     assert not {*before} & {*processes(host)}
     run_id = airflow.trigger("sleeper")
     assert airflow.finish("sleeper", run_id) == "success"
@@ -437,6 +468,15 @@ def test_a_stop_lets_tasks_finish_within_its_bound(host: Host, airflow: Airflow)
     long_run = sleep_for(airflow, 600)
     host.check_output(f"systemctl restart {SCHEDULER}")
     assert_lost(airflow, long_run)
+
+
+def test_a_reboot_lets_tasks_finish_and_brings_all_back(host: Host, airflow: Airflow) -> None:
+    run_id = sleep_for(airflow, 10)
+    subprocess.run(["docker", "restart", "--time=120", HOST], check=True, capture_output=True)
+    wait_for(lambda: airflow.health() == HEALTHY, 120, "health after the reboot")
+    assert_first_try(airflow, run_id, live_edition(host))
+    other = airflow.trigger("sleeper")
+    assert airflow.finish("sleeper", other) == "success"
 
 
 BUCKET = "lvao-molecule-airflow"
@@ -460,7 +500,9 @@ def downgrade():
 
 
 def lock_with_migration(host: Host, folder: Path, *, upgrade: str = "pass", downgrade: str = "pass") -> str:
-    """Lock one package more, which adds two migrations to those of Airflow: one that makes a table, and another.
+    """Lock one package more, which adds a migration to those of FAB and two to those of Airflow.
+
+    One of each makes a table, the other of Airflow's does what the test wants.
 
     Args:
         host: Where its wheel is put.
@@ -472,20 +514,29 @@ def lock_with_migration(host: Host, folder: Path, *, upgrade: str = "pass", down
         The lock's path.
     """
     release = json.loads(host.file("/opt/airflow/current/release.json").content_string)
-    head = release["schema_heads"]["alembic_version"]
-    table = {
-        "upgrade": 'op.execute("CREATE TABLE lvao_test (id int)")',
-        "downgrade": 'op.execute("DROP TABLE lvao_test")',
+    heads = release["schema_heads"]
+
+    def table(name: str) -> dict[str, str]:
+        statements = {"upgrade": f"CREATE TABLE {name} (id int)", "downgrade": f"DROP TABLE {name}"}
+        return {step: f'op.execute("{statement}")' for step, statement in statements.items()}
+
+    first, second, third = "0123456789ab", "123456789abc", "23456789abcd"
+    own = {"upgrade": upgrade, "downgrade": downgrade}
+    migrations = {
+        "airflow/migrations": {
+            first: MIGRATION.format(revision=first, after=heads["alembic_version"], **table("lvao_test")),
+            second: MIGRATION.format(revision=second, after=first, **own),
+        },
+        "airflow/providers/fab/migrations": {
+            third: MIGRATION.format(revision=third, after=heads["alembic_version_fab"], **table("lvao_test_fab")),
+        },
     }
-    migrations = [
-        MIGRATION.format(revision="0123456789ab", after=head, **table),
-        MIGRATION.format(revision="123456789abc", after="0123456789ab", upgrade=upgrade, downgrade=downgrade),
-    ]
     content = io.BytesIO()
     facts = "lvao_migration-1.0.dist-info"
     with zipfile.ZipFile(content, "w") as wheel:
-        for number, source in enumerate(migrations):
-            wheel.writestr(f"airflow/migrations/versions/999{number}_lvao_test.py", source)
+        for package, sources in migrations.items():
+            for revision, source in sources.items():
+                wheel.writestr(f"{package}/versions/9999_{revision}.py", source)
         wheel.writestr(f"{facts}/METADATA", "Metadata-Version: 2.1\nName: lvao-migration\nVersion: 1.0\n")
         wheel.writestr(
             f"{facts}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
@@ -501,9 +552,29 @@ def lock_with_migration(host: Host, folder: Path, *, upgrade: str = "pass", down
     return str(lock)
 
 
-def has_table(host: Host) -> bool:
-    query = "SELECT to_regclass('lvao_test') IS NOT NULL"
-    return host.check_output(f'runuser -u postgres -- psql --tuples-only --no-align {BUCKET} -c "{query}"') == "t"
+def has_tables(host: Host) -> bool:
+    """Tell whether the migrations have been done, both or none."""
+    query = "SELECT to_regclass('lvao_test') IS NOT NULL, to_regclass('lvao_test_fab') IS NOT NULL"
+    found = host.check_output(f'runuser -u postgres -- psql --tuples-only --no-align {BUCKET} -c "{query}"')
+    assert found in {"t|t", "f|f"}
+    return found == "t|t"
+
+
+# What the migration of two tests does, which share its packages.
+SLOW = 'op.execute("SELECT pg_sleep(20)")'
+
+
+def test_without_room_for_its_dump_a_database_is_not_migrated(host: Host, tmp_path: Path) -> None:
+    before = processes(host), live(host)
+    dumps = "/var/backups/lvao-airflow"
+    host.check_output(f"mkdir --parents {dumps} && mount -t tmpfs -o size=64k,mode=0700 tmpfs {dumps}")
+    try:
+        ended = deploy(airflow_requirements=lock_with_migration(host, tmp_path, upgrade=SLOW))
+    finally:
+        host.check_output(f"umount {dumps}")
+    assert ended.returncode != 0
+    assert f"{dumps} on {HOST} has 64.00 KB left" in said(ended)
+    assert (processes(host), live(host)) == before
 
 
 def test_a_migration_waits_for_the_tasks_outlives_its_deploy_and_can_be_undone(
@@ -512,7 +583,7 @@ def test_a_migration_waits_for_the_tasks_outlives_its_deploy_and_can_be_undone(
     before, edition = live(host), live_edition(host)
     run_id = sleep_for(airflow, 1200, alarm)
     values = {
-        "airflow_requirements": lock_with_migration(host, tmp_path, upgrade='op.execute("SELECT pg_sleep(20)")'),
+        "airflow_requirements": lock_with_migration(host, tmp_path, upgrade=SLOW),
         "airflow_scheduler_drain_timeout": 5,  # and then it waits on
     }
     for wake in (False, True):
@@ -524,7 +595,7 @@ def test_a_migration_waits_for_the_tasks_outlives_its_deploy_and_can_be_undone(
                 host.check_output(f"touch {alarm}")
                 waiting.wait_until_it_says("dump | Dump")  # which it says once it has
     assert_first_try(airflow, run_id, edition)
-    assert (live(host), has_table(host)) == (before, False)
+    assert (live(host), has_tables(host)) == (before, False)
 
     with Deploy(**values):
         wait_for(lambda: host.service("lvao-airflow-migration").is_running, 300, "the migration to begin")
@@ -535,7 +606,7 @@ def test_a_migration_waits_for_the_tasks_outlives_its_deploy_and_can_be_undone(
     assert f"The database has been migrated for {live(host)}: it goes live." in said_back
     assert f"the database's schema has moved since {before}: the host stays on it" in said_back
     assert live(host) != before
-    assert has_table(host)
+    assert has_tables(host)
     assert host.check_output("basename $(realpath /opt/airflow/confirmed)") == live(host)
     dump = host.check_output(f"ls -t /var/backups/lvao-airflow/{BUCKET}-*-before-{live(host)}.pgc | head -n 1")
     assert "lvao_test" not in host.check_output(f"pg_restore --list {dump}")
@@ -544,7 +615,7 @@ def test_a_migration_waits_for_the_tasks_outlives_its_deploy_and_can_be_undone(
     undone = deploy("rollback")
     assert undone.returncode == 0, undone.stdout
     assert live(host) == before
-    assert not has_table(host)
+    assert not has_tables(host)
 
 
 @pytest.mark.parametrize(
@@ -559,12 +630,12 @@ def test_a_migration_that_fails_changes_nothing(
     *others, failing = playbooks
     for playbook in others:
         assert deploy(playbook, airflow_requirements=lock).returncode == 0
-    before, had_table = live(host), has_table(host)
+    before, had_table = live(host), has_tables(host)
     ended = deploy(failing, airflow_requirements=lock)
     assert ended.returncode != 0
     assert "no way for this one" in said(ended)
     assert f"{before} is in service." in said(ended)
-    assert (live(host), has_table(host)) == (before, had_table)
+    assert (live(host), has_tables(host)) == (before, had_table)
     wait_for(lambda: airflow.health() == HEALTHY, 60, "health")
     run_id = airflow.trigger("sleeper")
     assert airflow.finish("sleeper", run_id) == "success"
