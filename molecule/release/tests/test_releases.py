@@ -40,7 +40,7 @@ SCHEDULER = "lvao-airflow-scheduler"
 VALUES: dict[str, object] = {
     "airflow_env_host": {"AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": 5},
     # It bounds a stop, and not what a deploy leaves to finish its tasks.
-    "airflow_stop_timeout": "20s",
+    "airflow_stop_timeout": "20",
 }
 Ended = subprocess.CompletedProcess[str]
 
@@ -377,15 +377,22 @@ def test_killed_deploys_leave_a_running_airflow_and_the_next_one_works(
 
 
 def test_a_release_that_nobody_confirms_goes_by_itself(host: Host, airflow: Airflow, dags: Path, long_run: str) -> None:
+    """It does so even if what it goes back to does not start at once."""
     before = live(host)
+    way_back, broken = "lvao-airflow-way-back", "/run/systemd/system/lvao-airflow-dag-processor.service.d"
     write_edition(dags, "unconfirmed")
     with Deploy(airflow_confirm_timeout="20s", airflow_env_host={"LVAO_TEST": "unconfirmed"}) as killed:
         killed.wait_until_it_says("switch | Make")
     wait_for(lambda: live(host) != before, 20, "the switch")
+    host.check_output(f"mkdir --parents {broken} && printf '[Service]\nExecStartPre=false\n' > {broken}/broken.conf")
     wait_for(lambda: live(host) == before, 60, "the way back")
+    wait_for(lambda: unit_property(host, way_back, "NRestarts") != "0", 60, "its second try")
+    host.check_output(f"rm --recursive {broken} && systemctl daemon-reload")
+    wait_for(lambda: unit_property(host, way_back, "ActiveState") == "inactive", 90, "its end")
     wait_for(lambda: airflow.health() == HEALTHY, 90, "health")
-    journal = host.check_output("journalctl --no-pager --output=cat --unit=lvao-airflow-way-back")
+    journal = host.check_output(f"journalctl --no-pager --output=cat --unit={way_back}")
     assert f"was not confirmed: going back to {before}." in journal
+    assert journal.splitlines().count(f"{before} is in service.") >= 1
 
 
 def test_a_second_deploy_is_refused_and_told_of_the_first(host: Host) -> None:
