@@ -224,20 +224,6 @@ def test_nothing_to_do_changes_nothing(host: Host, long_run: str) -> None:
     assert (processes(host), live(host)) == before
 
 
-def test_a_handover_that_was_cut_off_is_brought_to_its_end(host: Host, long_run: str) -> None:
-    *others, scheduler = processes(host)
-    drains = "systemctl list-units --state=deactivating --plain --no-legend 'lvao-airflow-scheduler-*'"
-    assert not host.check_output(drains)
-    live_unit = unit_property(host, SCHEDULER, "Id").removesuffix(".service")
-    second = f"{SCHEDULER}-{'b' if live_unit.endswith('a') else 'a'}"
-    host.check_output(f"ln -snf $(realpath /opt/airflow/current) /opt/airflow/schedulers/{second}")
-    host.check_output(f"systemctl start {second}")
-    ended = deploy()
-    assert ended.returncode == 0, ended.stdout
-    assert processes(host) == [*others, scheduler]
-    wait_for(lambda: unit_property(host, second, "ActiveState") == "inactive", 30, "the second scheduler to end")
-
-
 def test_a_bad_dag_is_refused_before_anything_changes(host: Host, dags: Path, long_run: str) -> None:
     before = processes(host), live(host)
     (dags / "broken.py").write_text("from airflow.sdk import dag\n\ndef broken(:\n")
@@ -348,6 +334,20 @@ def test_green_but_broken_goes_back_by_itself(host: Host, airflow: Airflow, long
     assert airflow.finish("sleeper", other) == "success"
     host.check_output(f"touch {alarm}")
     assert_first_try(airflow, run_id, edition)
+
+
+def test_a_handover_that_was_cut_off_is_brought_to_its_end(host: Host) -> None:
+    *others, scheduler = processes(host)
+    drains = "systemctl list-units --state=deactivating --plain --no-legend 'lvao-airflow-scheduler-*'"
+    wait_for(lambda: not host.check_output(drains), 60, "the old scheduler to end")
+    live_unit = unit_property(host, SCHEDULER, "Id").removesuffix(".service")
+    second = f"{SCHEDULER}-{'b' if live_unit.endswith('a') else 'a'}"
+    host.check_output(f"ln -snf $(realpath /opt/airflow/current) /opt/airflow/schedulers/{second}")
+    host.check_output(f"systemctl start {second}")
+    ended = deploy()
+    assert ended.returncode == 0, ended.stdout
+    assert processes(host) == [*others, scheduler]
+    wait_for(lambda: unit_property(host, second, "ActiveState") == "inactive", 30, "the second scheduler to end")
 
 
 MOMENTS = [
