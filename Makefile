@@ -58,6 +58,16 @@ secrets: ## Generate the secrets of an environment, and ask for the others: make
 	@$(WITH_VAULT) ask=$$ANSIBLE_ASK_VAULT_PASS; unset ANSIBLE_ASK_VAULT_PASS; \
 	$(PLAYBOOK) playbooks/secrets.yml --extra-vars "secrets_ask=$${ask:-false}"
 
+.PHONY: known-hosts
+known-hosts: ## Pin the SSH keys of an environment's hosts: make known-hosts ENV=preprod
+	@bin/setup
+	@$(WITH_VAULT) $(PLAYBOOK) playbooks/known_hosts.yml
+
+.PHONY: guard
+guard: ## Say what CI would miss for a deploy, without a connection: make guard ENV=preprod
+	@bin/setup
+	@$(WITH_VAULT) $(PLAYBOOK) playbooks/guard.yml --extra-vars guard_host_keys=true
+
 .PHONY: site
 site: ## Set up the hosts of an environment, and deploy: make site ENV=preprod ARGS='--check --diff'
 	@bin/setup
@@ -93,6 +103,21 @@ unlock: ## Break the lock of a deploy that hangs or whose machine is gone: make 
 	@bin/setup
 	@$(WITH_VAULT) $(PLAYBOOK) playbooks/unlock.yml $(ARGS)
 
+.PHONY: plan
+plan: ## Write what `make site` would change to .cache/plan/, with every secret masked: make plan ENV=preprod
+	@bin/setup
+	@$(WITH_VAULT) bin/plan $(ENV)
+
+##@ Versions
+
+.PHONY: release
+release: ## Tag the tip of main as a version, once all is as it should be: make release VERSION=1.2.3
+	@bin/release $(VERSION)
+
+.PHONY: release-check
+release-check: ## Say whether a tag may be deployed: make release-check TAG=v1.2.3
+	@bin/release --check $(TAG)
+
 ##@ Tests
 
 .PHONY: test
@@ -105,6 +130,9 @@ lint: lock-check ## Check style and syntax
 	@ruff check --quiet && ruff format --quiet --check
 	@yamllint --strict .
 	@bin/role-docs --check
+	@bin/workflow-scripts .cache/workflows && shellcheck .cache/workflows/*.sh bin/{plan,release,with-credentials}
+	@check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	@check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
 	@ansible-lint --offline -q
 	@for inventory in inventories/*; do ansible-playbook -i $$inventory --syntax-check playbooks/*.yml >/dev/null || exit 1; done
 
