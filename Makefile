@@ -22,7 +22,7 @@ CONTAINER = lvao-development
 
 .PHONY: help
 help: ## List the commands
-	@awk -F ':.*## ' '/^##@/ {print "\n" substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^##@/ {print "\n" substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
 
 ##@ On your machine
 
@@ -130,6 +130,7 @@ lint: lock-check ## Check style and syntax
 	@ruff check --quiet && ruff format --quiet --check
 	@yamllint --strict .
 	@bin/role-docs --check
+	@bin/check-links *.md docs/*.md roles/README.md roles/*/README.md
 	@bin/workflow-scripts .cache/workflows && shellcheck .cache/workflows/*.sh bin/{plan,release,with-credentials}
 	@check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
@@ -188,5 +189,5 @@ docs: ## Renew the roles' pages, after a change of their variables
 	@bin/role-docs
 
 .PHONY: picture
-picture: ## Renew the README's picture (needs graphviz)
-	@dot -Tsvg docs/architecture.dot -o docs/architecture.svg
+picture: ## Renew the pictures that are drawn from docs/*.dot (needs graphviz)
+	@for source in docs/*.dot; do dot -Tsvg $$source -o $${source%.dot}.svg || exit 1; done
