@@ -144,6 +144,19 @@ def test_ssh_believes_the_pinned_keys_alone(ready: tuple[Path, dict[str, str]]) 
     assert "StrictHostKeyChecking" not in run(folder, ask, variables)[1]
 
 
+def test_a_host_that_says_no_key_is_named(ready: tuple[Path, dict[str, str]]) -> None:
+    folder, _ = ready
+    pinned = folder / "inventories/preprod/known_hosts.txt"
+    before = pinned.read_text()
+    hosts = folder / "inventories/preprod/hosts.yml"
+    write(hosts, hosts.read_text().replace("ansible_host: localhost", "ansible_host: localhost, ansible_port: 1"))
+    write(folder / "password", "ours")
+    code, said = run(folder, "make known-hosts ENV=preprod", {"ANSIBLE_VAULT_PASSWORD_FILE": "password"})
+    assert code == 2, said
+    assert "lvao-preprod says no key at localhost, port 1: see to it that it runs, that SSH gets there" in said
+    assert pinned.read_text() == before
+
+
 def test_a_plan_is_written_and_holds_no_secret(ready: tuple[Path, dict[str, str]]) -> None:
     folder, known = ready
     # It fails, for no host is there; and the error repeats what should not be there in clear.
