@@ -66,7 +66,7 @@ known-hosts: ## Pin the SSH keys of an environment's hosts: make known-hosts ENV
 .PHONY: guard
 guard: ## Say what CI would miss for a deploy, without a connection: make guard ENV=preprod
 	@bin/setup
-	@$(WITH_VAULT) $(PLAYBOOK) playbooks/guard.yml --extra-vars guard_host_keys=true
+	@$(WITH_VAULT) LVAO_UNATTENDED=true $(PLAYBOOK) playbooks/guard.yml
 
 .PHONY: site
 site: ## Set up the hosts of an environment, and deploy: make site ENV=preprod ARGS='--check --diff'

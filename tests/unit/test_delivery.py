@@ -162,6 +162,7 @@ def test_a_plan_is_written_and_holds_no_secret(ready: tuple[Path, dict[str, str]
     # It fails, for no host is there; and the error repeats what should not be there in clear.
     variables = folder / "group_vars/preprod/vars.yml"
     write(variables, variables.read_text() + 'ansible_user: "{{ vault_airflow_secret_key }}"\nansible_port: 1\n')
+    write(folder / "inventories/preprod/known_hosts.txt", "[localhost]:1 ssh-ed25519 AAAA\n")
     code, said = run(folder, "bin/with-credentials make plan", known | {"ANSIBLE_VERBOSITY": "0"})
     assert code == 2, said
     page = (folder / ".cache/plan/preprod.md").read_text()
