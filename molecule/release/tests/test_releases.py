@@ -382,6 +382,10 @@ def test_a_second_deploy_is_refused_and_told_of_the_first(host: Host) -> None:
     assert "make unlock ENV=molecule" in said(ended)
 
 
+# As a secret of the environment.
+KEPT = "a-key-that-a-rollback-keeps"
+
+
 # Deploys that move the database's schema, or that may not run two schedulers, wait for the tasks, within bounds.
 
 
@@ -403,6 +407,7 @@ def test_past_the_bound_it_fails_with_the_old_release_in_service(host: Host, air
 def test_past_the_bound_it_kills_the_tasks(host: Host, airflow: Airflow) -> None:
     run_id = sleep_for(airflow, 600)
     values = {"airflow_scheduler_handover_memory_mb": 10**9, "airflow_scheduler_drain_timeout": 20}
+    values["airflow_secret_key"] = KEPT
     ended = deploy(airflow_scheduler_drain_timeout_action="kill", airflow_env_host={"LVAO_TEST": "kill"}, **values)
     assert ended.returncode == 0, ended.stdout
     assert "there is less free memory than airflow_scheduler_handover_memory_mb" in said(ended)
@@ -418,7 +423,7 @@ def assert_lost(airflow: Airflow, run_id: str) -> None:
     assert airflow.call("GET", path)[1]["state"] != "success"
 
 
-def test_a_rollback_brings_back_the_configuration_before(host: Host, airflow: Airflow) -> None:
+def test_a_rollback_brings_back_the_configuration_before_and_no_secret(host: Host, airflow: Airflow) -> None:
     fragment = "/etc/airflow/env.d/90-extra.env"
     assert host.file(fragment).contains('LVAO_TEST="kill"')
     before = processes(host)
@@ -426,6 +431,8 @@ def test_a_rollback_brings_back_the_configuration_before(host: Host, airflow: Ai
     assert ended.returncode == 0, ended.stdout
     assert not host.file(fragment).contains('LVAO_TEST="kill"')
     assert not {*before} & {*processes(host)}
+    environments = " ".join(f"/proc/{process}/environ" for process in processes(host))
+    assert len(host.check_output(f"grep -lF AIRFLOW__API__SECRET_KEY={KEPT} {environments}").split()) == len(UNITS)
     run_id = airflow.trigger("sleeper")
     assert airflow.finish("sleeper", run_id) == "success"
 
