@@ -78,6 +78,11 @@ rollback: ## Go back to the release before, or to a named one: make rollback ENV
 	@bin/setup
 	@$(WITH_VAULT) $(PLAYBOOK) playbooks/rollback.yml $(if $(RELEASE),--extra-vars airflow_rollback_release=$(RELEASE)) $(ARGS)
 
+.PHONY: rotate
+rotate: ## Renew secrets of an environment, one or several: make rotate ENV=preprod SECRET=fernet_key,jwt_secret
+	@bin/setup
+	@$(WITH_VAULT) $(PLAYBOOK) playbooks/rotate.yml --extra-vars 'rotate_secrets=$(SECRET)' $(ARGS)
+
 .PHONY: releases
 releases: ## Say which releases there are, who deployed them, when, and which is live: make releases ENV=preprod
 	@bin/setup
