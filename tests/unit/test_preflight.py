@@ -218,6 +218,14 @@ BAD_INPUT = {
     "no DAGs": ({"airflow_dags_source": "/nowhere"}, "airflow_dags_source is /nowhere, which is not on the controller"),
     "storage access key": ({"object_storage_access_key": "lvao"}, "it must be <account>:<user>"),
     "storage secret key": ({"object_storage_secret_key": "x"}, "object_storage_secret_key is too short"),
+    "time of reboots": (
+        {"baseline_upgrades_reboot_time": "4:30"},
+        "baseline_upgrades_reboot_time is '4:30': it must be a time of day, in quotes, such as",
+    ),
+    "setting of the kernel": (
+        {"baseline_sysctl": {"vm.swappiness": 10, "ptrace scope": 1, "kernel.kptr_restrict": ""}},
+        "baseline_sysctl holds ptrace scope, kernel.kptr_restrict: each must be the name of a setting",
+    ),
     "SSH port": ({"firewall_ssh_port": 0}, "firewall_ssh_port holds 0: it must be a TCP port, from 1 to 65535"),
     "public port": (
         {"firewall_public_ports": [443, 80800]},
