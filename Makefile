@@ -154,6 +154,11 @@ lock-check: ## Check that requirements/ locks what pyproject.toml asks for
 	@$(call LOCK_GROUPS,,.cache/requirements)
 	@diff -r requirements .cache/requirements || { echo "lock-check: pyproject.toml has changed: run 'make lock'" >&2; exit 1; }
 
+.PHONY: audit
+audit: ## Look for known vulnerabilities in the locked packages, in the database of PyPI
+	@bin/setup
+	@bin/audit $(ARGS)
+
 .PHONY: docs
 docs: ## Renew the roles' pages, after a change of their variables
 	@bin/setup
