@@ -22,7 +22,7 @@ CONTAINER = lvao-development
 
 .PHONY: help
 help: ## List the commands
-	@awk -F ':.*## ' '/^##@/ {print "\n" substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^##@/ {print "\n" substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
 
 ##@ On your machine
 
@@ -58,6 +58,16 @@ secrets: ## Generate the secrets of an environment, and ask for the others: make
 	@$(WITH_VAULT) ask=$$ANSIBLE_ASK_VAULT_PASS; unset ANSIBLE_ASK_VAULT_PASS; \
 	$(PLAYBOOK) playbooks/secrets.yml --extra-vars "secrets_ask=$${ask:-false}"
 
+.PHONY: known-hosts
+known-hosts: ## Pin the SSH keys of an environment's hosts: make known-hosts ENV=preprod
+	@bin/setup
+	@$(WITH_VAULT) $(PLAYBOOK) playbooks/known_hosts.yml
+
+.PHONY: guard
+guard: ## Say what CI would miss for a deploy, without a connection: make guard ENV=preprod
+	@bin/setup
+	@$(WITH_VAULT) LVAO_UNATTENDED=true $(PLAYBOOK) playbooks/guard.yml
+
 .PHONY: site
 site: ## Set up the hosts of an environment, and deploy: make site ENV=preprod ARGS='--check --diff'
 	@bin/setup
@@ -78,6 +88,11 @@ rollback: ## Go back to the release before, or to a named one: make rollback ENV
 	@bin/setup
 	@$(WITH_VAULT) $(PLAYBOOK) playbooks/rollback.yml $(if $(RELEASE),--extra-vars airflow_rollback_release=$(RELEASE)) $(ARGS)
 
+.PHONY: rotate
+rotate: ## Renew secrets of an environment, one or several: make rotate ENV=preprod SECRET=fernet_key,jwt_secret
+	@bin/setup
+	@$(WITH_VAULT) $(PLAYBOOK) playbooks/rotate.yml --extra-vars 'rotate_secrets=$(SECRET)' $(ARGS)
+
 .PHONY: releases
 releases: ## Say which releases there are, who deployed them, when, and which is live: make releases ENV=preprod
 	@bin/setup
@@ -93,6 +108,21 @@ unlock: ## Break the lock of a deploy that hangs or whose machine is gone: make 
 	@bin/setup
 	@$(WITH_VAULT) $(PLAYBOOK) playbooks/unlock.yml $(ARGS)
 
+.PHONY: plan
+plan: ## Write what `make site` would change to .cache/plan/, with every secret masked: make plan ENV=preprod
+	@bin/setup
+	@$(WITH_VAULT) bin/plan $(ENV)
+
+##@ Versions
+
+.PHONY: release
+release: ## Tag the tip of main as a version, once all is as it should be: make release VERSION=1.2.3
+	@bin/release $(VERSION)
+
+.PHONY: release-check
+release-check: ## Say whether a tag may be deployed: make release-check TAG=v1.2.3
+	@bin/release --check $(TAG)
+
 ##@ Tests
 
 .PHONY: test
@@ -105,6 +135,10 @@ lint: lock-check ## Check style and syntax
 	@ruff check --quiet && ruff format --quiet --check
 	@yamllint --strict .
 	@bin/role-docs --check
+	@bin/check-links *.md docs/*.md roles/README.md roles/*/README.md
+	@bin/workflow-scripts .cache/workflows && shellcheck .cache/workflows/*.sh bin/{plan,release,with-credentials}
+	@check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	@check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
 	@ansible-lint --offline -q
 	@for inventory in inventories/*; do ansible-playbook -i $$inventory --syntax-check playbooks/*.yml >/dev/null || exit 1; done
 
@@ -154,11 +188,16 @@ lock-check: ## Check that requirements/ locks what pyproject.toml asks for
 	@$(call LOCK_GROUPS,,.cache/requirements)
 	@diff -r requirements .cache/requirements || { echo "lock-check: pyproject.toml has changed: run 'make lock'" >&2; exit 1; }
 
+.PHONY: audit
+audit: ## Look for known vulnerabilities in the locked packages, in the database of PyPI
+	@bin/setup
+	@bin/audit $(ARGS)
+
 .PHONY: docs
 docs: ## Renew the roles' pages, after a change of their variables
 	@bin/setup
 	@bin/role-docs
 
 .PHONY: picture
-picture: ## Renew the README's picture (needs graphviz)
-	@dot -Tsvg docs/architecture.dot -o docs/architecture.svg
+picture: ## Renew the pictures that are drawn from docs/*.dot (needs graphviz)
+	@for source in docs/*.dot; do dot -Tsvg $$source -o $${source%.dot}.svg || exit 1; done

@@ -87,7 +87,9 @@ def run_with_airflow(host: Host, imports: str, expression: str) -> Json:
     Returns:
         Its value, which came as JSON.
     """
-    properties = "--property='EnvironmentFile=/etc/airflow/env.d/*.env' --uid=airflow --quiet --wait --pipe --collect"
+    fragments = ["/opt/airflow/secrets/current/env.d/*.env", "/etc/airflow/env.d/*.env"]
+    properties = " ".join(f"--property='EnvironmentFile={path}'" for path in fragments)
+    properties += " --uid=airflow --quiet --wait --pipe --collect"
     code = shlex.quote(f"import json\n{imports}\nprint('\\n=>', json.dumps({expression}))")
     ended = host.run(f"systemd-run {properties} /opt/airflow/current/venv/bin/python -c {code}")
     assert ended.succeeded, ended.stderr
@@ -337,12 +339,34 @@ def open_ports(address: str, container: str | None = None, ports: Iterable[int] 
 
 
 @contextmanager
-def sleeping_task(host: Host, airflow: Airflow) -> Iterator[str]:
+def watched_processes(containers: Iterable[str]) -> Iterator[list[str]]:
+    """Collect the command lines of all processes, in containers and here, over and over.
+
+    Args:
+        containers: Their names.
+
+    Yields:
+        What was seen in each, and last on this machine; it is complete after the block.
+    """
+    watch = "while :; do cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' '; sleep 0.2; done"
+    commands = [["docker", "exec", name, "sh", "-c", watch] for name in containers]
+    watchers = [subprocess.Popen([*command], stdout=subprocess.PIPE, text=True) for command in commands]
+    watchers.append(subprocess.Popen(["sh", "-c", watch], stdout=subprocess.PIPE, text=True))
+    seen: list[str] = []
+    yield seen
+    for watcher in watchers:
+        watcher.terminate()
+    seen += [watcher.communicate()[0] for watcher in watchers]
+
+
+@contextmanager
+def sleeping_task(host: Host, airflow: Airflow, **conf: str | int) -> Iterator[str]:
     """Save the DAG `sleeper` on a host, and run it.
 
     Args:
         host: Where the DAG processor and the scheduler run.
         airflow: Its API.
+        conf: Values for its params.
 
     Yields:
         Path of the task instance in the API, once the task runs.
@@ -350,7 +374,7 @@ def sleeping_task(host: Host, airflow: Airflow) -> Iterator[str]:
     dag = "/opt/airflow/current/dags/sleeper.py"
     source = (PROJECT / "molecule/shared/sleeper.py").read_text()
     host.check_output(f"printf %s {shlex.quote(source)} > {dag}")
-    run_id = airflow.trigger("sleeper")  # waits 30 s at most
+    run_id = airflow.trigger("sleeper", conf)  # waits 30 s at most
     path = f"/dags/sleeper/dagRuns/{run_id}/taskInstances/sleep"
     wait_for(lambda: airflow.call("GET", path)[1].get("state") == "running", 30, "the task to run")
     yield path

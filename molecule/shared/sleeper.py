@@ -1,19 +1,35 @@
 """A DAG whose task runs while something happens to what is around it."""
 
 from datetime import datetime
-from time import sleep
+from pathlib import Path
+from time import monotonic, sleep
 
-from airflow.sdk import dag, task
+from airflow.sdk import Connection, Param, dag, get_current_context, task
 
 
-@dag(schedule=None, start_date=datetime(2026, 1, 1), is_paused_upon_creation=False)
+@dag(
+    schedule=None,
+    start_date=datetime(2026, 1, 1),
+    is_paused_upon_creation=False,
+    params={
+        "seconds": Param(15),
+        "until": Param("/nonexistent", description="A file that ends the sleep"),
+        "connection": Param("", description="One whose password is to be the same before and after"),
+    },
+)
 def sleeper() -> None:
     """Say so, and sleep."""
 
     @task(task_id="sleep")
     def say_and_sleep() -> None:
+        params = get_current_context()["params"]
+        before = Connection.get(params["connection"]).password if params["connection"] else ""
         print("the sleeper sleeps", flush=True)
-        sleep(15)
+        end = monotonic() + params["seconds"]
+        while monotonic() < end and not Path(params["until"]).exists():
+            sleep(0.2)
+        if before and before == Connection.get(params["connection"]).password:
+            print("the sleeper found its connection", flush=True)
 
     say_and_sleep()
 

@@ -21,6 +21,9 @@ FACTS = {
     "ansible_python_version": "3.13.5",
 }
 
+METADATA = "https://sso.lvao.test/.well-known/openid-configuration"
+SSO = {"name": "sso", "metadata_url": METADATA, "client_id": "airflow", "client_secret": "hidden"}
+
 BAD_INPUT = {
     "distribution": ({}, "lvao-development runs Fedora 44, which is not supported: use Debian 13 or Debian 12"),
     "empty fernet key": ({"airflow_fernet_key": ""}, "airflow_fernet_key is empty: it must be 32 bytes"),
@@ -81,6 +84,58 @@ BAD_INPUT = {
     "drained in words": ({"airflow_scheduler_drain_timeout_action": "stop"}, "must be one of: wait, fail, kill"),
     "no workers": ({"airflow_webserver_workers": 0}, "airflow_webserver_workers is 0: it must be 1 or more"),
     "workers in words": ({"airflow_webserver_workers": "many"}, "'airflow_webserver_workers' is of type str"),
+    "provider without a client": (
+        {"airflow_webserver_oidc_providers": [{"name": "sso", "metadata_url": METADATA, "client_secret": "hidden"}]},
+        "missing required arguments: client_id found in airflow_webserver_oidc_providers",
+    ),
+    "provider of an odd name": (
+        {"airflow_webserver_oidc_providers": [SSO | {"name": "my_sso"}]},
+        "airflow_webserver_oidc_providers holds my_sso: a name must have small letters, digits and hyphens",
+    ),
+    "provider twice": (
+        {"airflow_webserver_oidc_providers": [SSO, SSO | {"client_id": "other"}]},
+        "airflow_webserver_oidc_providers holds sso: each name must stand once",
+    ),
+    "provider without an address": (
+        {"airflow_webserver_oidc_providers": [SSO | {"metadata_url": ""}]},
+        "airflow_webserver_oidc_providers holds sso: its metadata_url must be the https:// address of a discovery",
+    ),
+    "provider in clear": (
+        {"airflow_webserver_oidc_providers": [SSO | {"metadata_url": METADATA.replace("https", "http")}]},
+        "airflow_webserver_oidc_providers holds sso: its metadata_url must be",
+    ),
+    "provider that is a placeholder": (
+        {"airflow_webserver_oidc_providers": [SSO | {"metadata_url": METADATA.replace("lvao.test", "example.org")}]},
+        "airflow_webserver_oidc_providers holds sso: its metadata_url must be",
+    ),
+    "provider with an empty secret": (
+        {"airflow_webserver_oidc_providers": [SSO | {"client_secret": ""}]},
+        "airflow_webserver_oidc_providers holds sso: its client_id and client_secret must be what the provider gave",
+    ),
+    "role of a group": (
+        {"airflow_webserver_role_mapping": {"data-team": ["Operator"]}},
+        "airflow_webserver_role_mapping holds Operator: a role must be one of Admin, Op, User, Viewer, Public, or",
+    ),
+    "group with no list": (
+        {"airflow_webserver_role_mapping": {"data-team": "Op"}},
+        "airflow_webserver_role_mapping holds data-team: each group must have a list of roles",
+    ),
+    "role of who is new": (
+        {"airflow_webserver_registration_role": "Reader"},
+        "airflow_webserver_registration_role holds Reader: a role must be one of Admin, Op, User, Viewer, Public, or",
+    ),
+    "role without permissions": (
+        {"airflow_webserver_custom_roles": {"Rerunner": None}},
+        "airflow_webserver_custom_roles holds Rerunner: each role must have a list of mappings with action and",
+    ),
+    "role of odd permissions": (
+        {"airflow_webserver_custom_roles": {"Rerunner": [{"action": "can_edit", "on": "DAG Runs"}]}},
+        "each role must have a list of mappings with action and resource",
+    ),
+    "everybody an operator": (
+        {"airflow_webserver_public_role": "Op"},
+        "value of airflow_webserver_public_role must be one of: , Public, Viewer, got: Op",
+    ),
     "proxy address": (
         {"reverse_proxy_host": "10.0.0.9"},
         "reverse_proxy_host is '10.0.0.9': it must be 127.0.0.1, 0.0.0.0, or an address of the host (192.0.2.7)",
@@ -163,6 +218,14 @@ BAD_INPUT = {
     "no DAGs": ({"airflow_dags_source": "/nowhere"}, "airflow_dags_source is /nowhere, which is not on the controller"),
     "storage access key": ({"object_storage_access_key": "lvao"}, "it must be <account>:<user>"),
     "storage secret key": ({"object_storage_secret_key": "x"}, "object_storage_secret_key is too short"),
+    "time of reboots": (
+        {"baseline_upgrades_reboot_time": "4:30"},
+        "baseline_upgrades_reboot_time is '4:30': it must be a time of day, in quotes, such as",
+    ),
+    "setting of the kernel": (
+        {"baseline_sysctl": {"vm.swappiness": 10, "ptrace scope": 1, "kernel.kptr_restrict": ""}},
+        "baseline_sysctl holds ptrace scope, kernel.kptr_restrict: each must be the name of a setting",
+    ),
     "SSH port": ({"firewall_ssh_port": 0}, "firewall_ssh_port holds 0: it must be a TCP port, from 1 to 65535"),
     "public port": (
         {"firewall_public_ports": [443, 80800]},
@@ -220,8 +283,22 @@ def preflight(
     )
 
 
-def test_good_input_passes(tmp_path: Path) -> None:
-    ended = preflight(tmp_path, {}, {})
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {
+            "airflow_webserver_oidc_providers": [SSO, SSO | {"name": "other", "groups_claim": "roles"}],
+            "airflow_webserver_role_mapping": {"data-team": ["Op", "Rerunner"], "guests": []},
+            "airflow_webserver_registration_role": "Viewer",
+            "airflow_webserver_custom_roles": {"Rerunner": [{"action": "can_edit", "resource": "DAG Runs"}]},
+            "airflow_webserver_public_role": "Viewer",
+        },
+    ],
+    ids=["of development", "of accounts"],
+)
+def test_good_input_passes(tmp_path: Path, values: dict) -> None:
+    ended = preflight(tmp_path, values, {})
     assert ended.returncode == 0, ended.stdout
 
 

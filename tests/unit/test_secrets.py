@@ -326,3 +326,71 @@ def test_a_vault_in_clear_is_refused_until_make_secrets_encrypts_it(project: Pat
 
     code, said = run(project, "make deploy ENV=preprod", variables)
     assert "unreachable=1" in said
+
+
+NEVER_ROTATED = {
+    "no secret": (
+        "",
+        "SECRET is '': it must be one of fernet_key, jwt_secret, secret_key, admin_password, database_password, "
+        "bucket_keys, or several of them with commas between.",
+    ),
+    "an unknown one": ("fernet_key,nope", "SECRET is 'fernet_key,nope': it must be one of fernet_key, jwt_secret,"),
+    "keys that nobody says": (
+        "bucket_keys",
+        "Without an answer: vault_airflow_logging_access_key, vault_airflow_logging_secret_key. Nothing is written.",
+    ),
+    "one that comes from elsewhere": (
+        "jwt_secret,secret_key",
+        "group_vars/preprod/vars.yml does not take vault_airflow_secret_key from its vault: "
+        "renew it where it comes from, then make deploy ENV=preprod.",
+    ),
+    "a host that nobody reaches": ("jwt_secret,database_password", "unreachable=1"),
+}
+
+
+@pytest.mark.parametrize("case", NEVER_ROTATED)
+def test_a_rotation_that_cannot_be_leaves_the_vault_alone(project: Path, case: str) -> None:
+    secret, message = NEVER_ROTATED[case]
+    use_real_addresses(project)
+    write(project / KEY, "ours")
+    write(project / VAULT, encrypt("".join(f"{name}: x\n" for name in GENERATED | ANSWERS.keys()), "ours"))
+    if case == "one that comes from elsewhere":
+        variables = project / "group_vars/preprod/vars.yml"
+        write(variables, variables.read_text().replace("{{ vault_airflow_secret_key }}", "elsewhere"))
+    before = (project / VAULT).read_bytes()
+    code, said = run(project, f"make rotate ENV=preprod SECRET={secret}", {"ANSIBLE_REMOTE_PORT": "1"})
+    assert code == 2, said
+    assert message in said
+    assert (project / VAULT).read_bytes() == before
+
+
+def test_a_rotation_wants_a_vault(project: Path) -> None:
+    use_real_addresses(project)
+    code, said = run(project, "make rotate ENV=preprod SECRET=jwt_secret")
+    assert code == 2, said
+    assert f"{VAULT}, which group_vars/preprod/vars.yml takes secrets from, is missing: run make secrets" in said
+
+
+def test_a_deploy_waits_for_a_rotation_that_was_cut_off(project: Path) -> None:
+    use_real_addresses(project)
+    write(project / KEY, "ours")
+    names = [*GENERATED, *ANSWERS, "vault_airflow_database_password_before"]
+    write(project / VAULT, encrypt("".join(f"{name}: x\n" for name in names), "ours"))
+    code, said = run(project, "make deploy ENV=preprod", {"ANSIBLE_REMOTE_PORT": "1"})
+    assert code == 2, said
+    assert f"{VAULT} holds vault_airflow_database_password_before: a rotation was cut off." in said
+    assert "make rotate ENV=preprod SECRET=database_password." in said
+    code, said = run(project, "make rotate ENV=preprod SECRET=database_password", {"ANSIBLE_REMOTE_PORT": "1"})
+    assert "unreachable=1" in said
+
+
+def test_a_value_of_several_lines_tears_no_other(project: Path) -> None:
+    text = "vault_more: x\nvault_airflow_jwt_secret:\n  ''\n"
+    write(project / KEY, "ours")
+    write(project / VAULT, encrypt(text, "ours"))
+    code, said = run(project, "make secrets ENV=preprod", GIVEN)
+    assert code == 2, said
+    assert (
+        f"{VAULT} has a value of several lines: put what it has of vault_airflow_jwt_secret on one line each." in said
+    )
+    assert decrypt(project, "ours") == text

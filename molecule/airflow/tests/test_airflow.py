@@ -41,6 +41,21 @@ def test_the_command_runs_in_the_sandbox_of_the_services(host: Host) -> None:
     assert host.file("/var/lib/airflow/state/kept").exists
 
 
+def test_who_is_in_the_group_may_run_the_command_and_nothing_else(host: Host) -> None:
+    host.check_output("useradd --groups lvao-airflow member && useradd stranger")
+    ask = "airflow config get-value core parallelism"
+    assert host.check_output(f"runuser -u member -- {ask}") == "7"
+    assert host.run(f"runuser -u stranger -- {ask}").failed
+    assert host.run("runuser -u member -- sudo --non-interactive true").failed
+    # A variable that only root may set.
+    assert "invalid choice" in host.run("runuser -u member -- env LVAO_PROGRAM=python airflow -c 1").stderr
+    assert host.run("runuser -u member -- sudo --non-interactive LVAO_PROGRAM=python airflow -c 1").failed
+    said = host.check_output("journalctl --no-pager --output=cat --identifier=sudo")
+    assert "member : " in said
+    assert f"COMMAND=/usr/local/bin/{ask}" in said
+    host.check_output("userdel member && userdel stranger")
+
+
 def test_a_terminal_reaches_the_command(host: Host) -> None:
     ask = """script --quiet --command "LVAO_PROGRAM=python airflow -c 'print(open(0).isatty())'" /dev/null"""
     assert "True" in host.check_output(ask)
@@ -52,8 +67,16 @@ def test_the_way_back_is_closed_to_what_it_does_not_need(host: Host) -> None:
 
 def test_the_fragments_belong_to_root_alone(host: Host) -> None:
     found = host.check_output("find /etc/airflow/ -name '*.env' -printf '%m %u %g %f\\n' | sort").splitlines()
-    names = ["10-core.env", "40-connections.env", "50-variables.env", "90-extra.env", "api-auth.env"]
+    names = ["10-core.env", "40-connections.env", "50-variables.env", "90-extra.env"]
     assert found == [f"600 root root {name}" for name in names]
+
+
+def test_the_secrets_stand_beside_the_releases_for_root_alone(host: Host) -> None:
+    found = host.check_output("find /opt/airflow/secrets/current/ -printf '%m %u %g %y %P\\n' | sort").splitlines()
+    folders, files = ["", "env.d"], ["api-auth.env", "env.d/10-keys.env"]
+    assert found == [*(f"600 root root f {name}" for name in files), *(f"700 root root d {name}" for name in folders)]
+    assert host.run("runuser -u airflow -- ls /opt/airflow/secrets/current/").failed
+    assert not host.run("grep -rlE 'FERNET_KEY|SECRET_KEY|JWT_SECRET' /opt/airflow/releases/*/etc").stdout
     assert host.run("runuser -u airflow -- cat /etc/airflow/env.d/10-core.env").failed
 
 

@@ -58,7 +58,7 @@ def allow_core_dumps() -> None:
 
 
 FORBIDDEN: dict[str, Callable[[], object]] = {
-    "read the environment of all processes": read("/etc/airflow/env.d/10-core.env"),
+    "read the environment of all processes": read("/opt/airflow/secrets/current/env.d/10-keys.env"),
     "write a DAG": append("/opt/airflow/current/dags/planted.py"),
     "write a package": append(f"{sys.prefix}/planted.py"),
     "write a plugin": append("/var/lib/airflow/planted.py"),

@@ -56,6 +56,10 @@ def log_in(page: Page, password: str) -> None:
     page.locator("[type=submit]").click()
 
 
+def test_nobody_sees_anything_without_logging_in(public: Public) -> None:
+    assert [public.ask("GET", f"/api/v2/{what}")[0].status for what in ("dags", "connections")] == [401, 401]
+
+
 def test_a_wrong_password_is_refused(page: Page) -> None:
     log_in(page, "wrong")
     page.get_by_text("Invalid login").wait_for()

@@ -82,7 +82,8 @@ def test_what_is_internal_listens_on_loopback_alone(host: Host) -> None:
 
 
 def test_the_fragments_belong_to_root_alone(host: Host) -> None:
-    found = host.check_output("find /etc/airflow/ -name '*.env' -printf '%m %u %g %p\\n'").splitlines()
+    places = "/etc/airflow/ /opt/airflow/secrets"
+    found = host.check_output(f"find {places} -name '*.env' -printf '%m %u %g %p\\n'").splitlines()
     assert found
     assert all(line.startswith("600 root root ") for line in found)
     assert host.run("runuser -u airflow -- cat /etc/airflow/env.d/10-core.env").failed
@@ -93,12 +94,17 @@ def test_no_secret_is_readable_by_others_or_in_the_journal(host: Host) -> None:
     values["fernet_key"] = base64.b64encode(values["fernet_key"].encode()).decode()
     spellings = {*values.values(), *(quote(value, safe="") for value in values.values())}
     patterns = "".join(f"-e {shlex.quote(spelling)} " for spelling in spellings)
-    assert len(host.check_output(f"grep -rlsF {patterns} /etc/airflow").splitlines()) == 4
-    places = "/etc /opt/airflow/releases /run /srv /tmp /usr/local /var/lib /var/log"
+    assert len(host.check_output(f"grep -rlsF {patterns} /opt/airflow/secrets/current/").splitlines()) == 4
+    assert not host.run(f"grep -rlsF {patterns} /opt/airflow/releases").stdout
+    places = "/etc /opt/airflow/releases /opt/airflow/secrets /run /srv /tmp /usr/local /var/lib /var/log"
     readable = host.run(f"runuser -u nobody -- grep -rlsF {patterns} {places}").stdout
     assert not readable
     assert host.run(f"journalctl --no-pager | grep -F {patterns}").rc == 1
     assert host.run(f"systemctl show 'lvao-*' | grep -F {patterns}").rc == 1
+
+
+def test_the_api_shows_no_configuration(airflow: Airflow) -> None:
+    assert airflow.call("GET", "/config")[0] == 403
 
 
 def test_the_admin_logs_in_and_nobody_with_a_wrong_password(airflow: Airflow) -> None:

@@ -4,14 +4,21 @@ import json
 import re
 import secrets
 import shlex
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from urllib.parse import quote
 
 import pytest
 import testinfra
-from conftest import HEALTHY, Airflow, open_ports, run_playbook, run_with_airflow, sleeping_task, value, wait_for
+from conftest import (
+    HEALTHY,
+    Airflow,
+    open_ports,
+    run_playbook,
+    run_with_airflow,
+    sleeping_task,
+    value,
+    wait_for,
+    watched_processes,
+)
 from testinfra.host import Host
 
 NAMES = ("scheduler", "webserver", "database", "storage")
@@ -105,20 +112,6 @@ def shown(airflow: Airflow, path: str) -> str:
     return json.dumps(airflow.call("GET", f"{path}/logs/1")[1])
 
 
-@contextmanager
-def watched_processes(hosts: dict[str, Host]) -> Iterator[list[str]]:
-    """Collect the command lines of all processes, on the hosts and here, over and over."""
-    watch = "while :; do cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' '; sleep 0.2; done"
-    commands = [["docker", "exec", f"lvao-molecule-site-{name}", "sh", "-c", watch] for name in hosts]
-    watchers = [subprocess.Popen([*command], stdout=subprocess.PIPE, text=True) for command in commands]
-    watchers.append(subprocess.Popen(["sh", "-c", watch], stdout=subprocess.PIPE, text=True))
-    seen: list[str] = []
-    yield seen
-    for watcher in watchers:
-        watcher.terminate()
-    seen += [watcher.communicate()[0] for watcher in watchers]
-
-
 def test_no_secret_shows_during_a_deploy_or_after_it(host: Host, hosts: dict[str, Host]) -> None:
     names = ["airflow_fernet_key", "airflow_jwt_secret", "airflow_secret_key", "airflow_database_password"]
     names += ["airflow_database_admin_password", "airflow_logging_secret_key"]
@@ -127,7 +120,7 @@ def test_no_secret_shows_during_a_deploy_or_after_it(host: Host, hosts: dict[str
     spellings = {*known, *(quote(secret, safe="") for secret in known), marked}
     # What is new has to be rendered and to reach the units, with the most that Ansible says.
     values = {"airflow_connections": {"marked": {"conn_type": "http", "password": marked}}}
-    with watched_processes(hosts) as seen:
+    with watched_processes([f"lvao-molecule-site-{name}" for name in hosts]) as seen:
         ended = run_playbook("site", "all", "-vvv", "--diff", "--extra-vars", json.dumps(values))
     assert ended.returncode == 0, ended.stdout[-5000:]
     assert len(seen) == len(hosts) + 1

@@ -8,6 +8,7 @@ if [ -z "${LVAO_LOCKED-}" ]; then (umask 077 && : >>/run/lock/lvao-airflow) && L
 release=$(realpath "$(dirname "${BASH_SOURCE[0]}")/..")
 directory=$(realpath "$release/../..")
 current=$directory/current
+secrets=$directory/secrets
 units=/etc/systemd/system
 
 # Renamed over what is there: at every moment there is a whole link.
@@ -30,5 +31,8 @@ retire() {
   systemctl stop --no-block "$1"
 }
 
-# `base` is a digest of what a unit must be restarted for: packages and configuration. Each unit keeps that of its start.
-runs_what_is_current() { systemctl is-active --quiet "$1" && cmp --silent "$current/base" "/run/$1/base"; }
+# `base` is a digest of what a unit must be restarted for: packages and configuration. Each unit keeps that of its start, and
+# a link to its secrets.
+runs_what_is_current() {
+  systemctl is-active --quiet "$1" && cmp --silent "$current/base" "/run/$1/base" && [ "$(readlink "/run/$1/secrets")" = "$(readlink "$secrets/current")" ]
+}

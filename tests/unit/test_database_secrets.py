@@ -1,15 +1,24 @@
-"""What the role says when it cannot keep the admin account: why, and nothing secret."""
+"""What the role says when it cannot keep the admin account, or change its password: why, and nothing secret."""
 
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 PROJECT = Path(__file__).parents[2]
 
 
-def test_a_failure_says_why_and_shows_no_password(tmp_path: Path) -> None:
-    role = {"name": "airflow_database", "tasks_from": "admin"}
+@pytest.mark.parametrize(
+    ("tasks", "message"),
+    [
+        ("admin", "The account admin could not be kept:"),
+        ("password", "The password of airflow could not be changed in the database:"),
+    ],
+)
+def test_a_failure_says_why_and_shows_no_password(tmp_path: Path, tasks: str, message: str) -> None:
+    role = {"name": "airflow_database", "tasks_from": tasks}
     play = {"hosts": "localhost", "gather_facts": False, "tasks": [{"ansible.builtin.include_role": role}]}
     (tmp_path / "play.yml").write_text(json.dumps([play]))
     values = {
@@ -26,5 +35,5 @@ def test_a_failure_says_why_and_shows_no_password(tmp_path: Path) -> None:
         check=False,
     )
     assert ended.returncode == 2, ended.stdout
-    assert "The account admin could not be kept:" in ended.stdout
+    assert message in ended.stdout
     assert "a-secret" not in ended.stdout

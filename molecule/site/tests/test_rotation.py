@@ -1,0 +1,206 @@
+"""Rotations of secrets, under tasks that run and connections that stay readable."""
+
+import os
+import shlex
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+
+import pytest
+import testinfra
+from conftest import (
+    HEALTHY,
+    INVENTORY,
+    PROJECT,
+    Airflow,
+    run_playbook,
+    run_with_airflow,
+    sleeping_task,
+    value,
+    wait_for,
+    watched_processes,
+)
+from testinfra.host import Host
+
+NAMES = ("scheduler", "webserver", "database", "storage")
+WAITS = "waits for 1 task(s): sleeper.sleep"
+KEPT = "a-password-under-the-old-key"
+VAULT = PROJECT / "group_vars/site/vault.yml"
+Ended = subprocess.CompletedProcess[str]
+
+
+@pytest.fixture(scope="module")
+def scheduler() -> Host:
+    """The host that runs the tasks."""
+    return testinfra.get_host("docker://lvao-molecule-site-scheduler")
+
+
+@pytest.fixture
+def alarm(scheduler: Host) -> str:
+    """Name a file that wakes the sleeper."""
+    path = "/var/lib/airflow/alarm-of-a-rotation"
+    scheduler.check_output(f"rm --force {path}")
+    return path
+
+
+def rotate(secret: str, text: str = "", action: Callable[[int], object] | None = None) -> Ended:
+    """Rotate, as an operator would, and say how long it took.
+
+    Args:
+        secret: Which ones.
+        text: What it says at some time, whose lines Ansible may have folded.
+        action: What to do then, once, with the id of its process.
+
+    Returns:
+        The ended process, with standard output and error in `stdout`.
+    """
+    command = ["ansible-playbook", "-i", INVENTORY, "playbooks/rotate.yml", "--extra-vars", f"rotate_secrets={secret}"]
+    began, lines = time.monotonic(), []
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(command, cwd=PROJECT, start_new_session=True, **pipes) as process:
+        for line in process.stdout:
+            lines.append(line)
+            if action and text in " ".join("".join(lines[-5:]).split()):
+                action(process.pid)
+                action = None
+    print(f"the rotation of {secret} took {time.monotonic() - began:.0f} s")
+    assert action is None, f"it never said {text}: {''.join(lines)}"
+    return subprocess.CompletedProcess(command, process.returncode, "".join(lines))
+
+
+def said(ended: Ended) -> str:
+    return " ".join(ended.stdout.split())
+
+
+def known(host: Host, *names: str) -> dict[str, str]:
+    """Read secrets as the roles see them."""
+    return dict(zip(names, value(host, f"[{', '.join(names)}]"), strict=True))
+
+
+def secrets_of_units(host: Host) -> set[str]:
+    """Ask which sets of secrets the running units of Airflow have started with."""
+    units = "systemctl list-units --state=active --plain --no-legend 'lvao-airflow-*.service' | cut -d' ' -f1"
+    links = f"{units} | sed 's#.service$##; s#.*#/run/&/secrets#' | xargs readlink"
+    return {*host.check_output(links).split()}
+
+
+def assert_that_it_found_its_connection(airflow: Airflow, path: str) -> None:
+    """Check that a sleeper ended well at its first try, with the same connection after its sleep as before."""
+    wait_for(lambda: airflow.call("GET", path)[1]["state"] not in {"running", "queued"}, 120, f"{path} to end")
+    task = airflow.call("GET", path)[1]
+    assert (task["state"], task["try_number"]) == ("success", 1)
+    run_id = path.split("/")[4]
+    wait_for(lambda: "found its connection" in airflow.log("sleeper", run_id, "sleep"), 30, "its log")
+
+
+def assert_that_nothing_shows(hosts: list[Host], ended: Ended, old: list[str], new: list[str]) -> None:
+    """Check that each host runs with one set of secrets, the new one alone, and that no journal or output has any."""
+    gone = "".join(f"-e {shlex.quote(secret)} " for secret in old)
+    hidden = gone + "".join(f"-e {shlex.quote(secret)} " for secret in new)
+    for host in hosts:
+        assert secrets_of_units(host) == {host.check_output("realpath /opt/airflow/secrets/current")}
+        assert len(host.check_output("ls /opt/airflow/secrets").split()) == 3  # it, and two links to it
+        assert not host.run(
+            f"grep -rlsF {gone} /etc /opt/airflow/secrets /opt/airflow/next /run /var/lib/airflow"
+        ).stdout
+        assert host.run(f"journalctl --no-pager | grep -F {hidden}").rc == 1
+    for secret in [*old, *new]:
+        assert secret not in ended.stdout
+
+
+def test_new_keys_end_sessions_and_no_task(host: Host, scheduler: Host, alarm: str) -> None:
+    airflow = Airflow(host)
+    names = ("airflow_jwt_secret", "airflow_secret_key", "airflow_database_admin_password")
+    before = known(host, *names)
+    token = airflow.login(airflow.password)[1]
+    connection = {"connection_id": "kept", "conn_type": "http", "password": KEPT, "extra": '{"a": "b"}'}
+    assert airflow.call("POST", "/connections", connection)[0] == 201
+    assert airflow.call("POST", "/variables", {"key": "kept", "value": KEPT})[0] == 201
+    containers = [f"lvao-molecule-site-{name}" for name in NAMES]
+    with (
+        sleeping_task(scheduler, airflow, seconds=600, until=alarm, connection="kept") as path,
+        watched_processes(containers) as seen,
+    ):
+        secrets = "jwt_secret,secret_key,admin_password"
+        ended = rotate(secrets, WAITS, lambda _: scheduler.check_output(f"touch {alarm}"))
+    assert ended.returncode == 0, ended.stdout[-5000:]
+    assert "the secret that signs the tokens of tasks changes" in said(ended)
+    assert "Commit " in said(ended)
+
+    # Nobody gets in with what was, and everybody with what is.
+    assert airflow.call("GET", "/dags", token=token)[0] == 403
+    assert airflow.login(airflow.password)[0] == 401
+    airflow = Airflow(host)
+    assert_that_it_found_its_connection(airflow, path)
+    wait_for(lambda: airflow.health() == HEALTHY, 60, "health")
+    after = known(host, *names)
+    assert not {*before.values()} & {*after.values()}
+    assert_that_nothing_shows([host, scheduler], ended, [*before.values()], [*after.values()])
+    for secret in [*before.values(), *after.values()]:
+        assert not [lines for lines in seen if secret in lines]
+
+
+def test_a_wrong_pair_of_keys_changes_nothing(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VAULT_AIRFLOW_LOGGING_ACCESS_KEY", "lvao:nobody")
+    monkeypatch.setenv("VAULT_AIRFLOW_LOGGING_SECRET_KEY", "not-the-secret-key")
+    before = VAULT.read_bytes(), secrets_of_units(host)
+    ended = rotate("jwt_secret,bucket_keys")
+    assert ended.returncode != 0
+    assert "airflow_logging_access_key, airflow_logging_secret_key or airflow_logging_region is wrong" in said(ended)
+    assert "not-the-secret-key" not in ended.stdout
+    assert (VAULT.read_bytes(), secrets_of_units(host)) == before
+
+
+def test_what_was_cut_off_is_brought_to_its_end(
+    host: Host, scheduler: Host, alarm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = testinfra.get_host("docker://lvao-molecule-site-storage")
+    # As who runs the storage makes it.
+    user = "user_lvao_second = the-second-secret-key .admin"
+    storage.check_output(
+        f"sed -i '/^user_lvao_/a {user}' /etc/swift/proxy-server.conf && systemctl restart swift-proxy"
+    )
+    monkeypatch.setenv("VAULT_AIRFLOW_LOGGING_ACCESS_KEY", "lvao:second")
+    monkeypatch.setenv("VAULT_AIRFLOW_LOGGING_SECRET_KEY", "the-second-secret-key")
+    names = ("airflow_fernet_key", "airflow_database_password", "airflow_logging_secret_key")
+    before = known(host, *names)
+    airflow = Airflow(host)
+    with sleeping_task(scheduler, airflow, seconds=600, until=alarm, connection="kept") as path:
+        # The database knows the new password alone, and what runs the old one.
+        changed = "password | Refuse a database that keeps the old one"
+        rotate("database_password", changed, lambda process: os.killpg(process, signal.SIGKILL))
+        refused = run_playbook("canary", "all")
+        assert refused.returncode != 0
+        advice = "a rotation was cut off. Bring it to its end: make rotate ENV=site SECRET=database_password"
+        assert advice in said(refused)
+        # The old fernet key goes once the scheduler that knows it has ended.
+        secrets = "fernet_key,database_password,bucket_keys"
+        ended = rotate(secrets, WAITS, lambda _: scheduler.check_output(f"touch {alarm}"))
+    assert ended.returncode == 0, ended.stdout[-5000:]
+    assert_that_it_found_its_connection(airflow, path)
+    wait_for(lambda: airflow.health() == HEALTHY, 60, "health")
+    after = known(host, *names)
+    assert not {*before.values()} & {*after.values()}
+    assert "," not in after["airflow_fernet_key"]
+    assert value(host, "airflow_logging_access_key") == "lvao:second"
+    assert not value(host, "vault_airflow_database_password_before is defined")
+    assert_that_nothing_shows([host, scheduler], ended, [*before.values()], [*after.values()])
+
+    # In a process that starts now, and knows the new key alone.
+    imports = "from airflow.models import Connection\nfrom airflow.utils.session import create_session\n"
+    imports += "from sqlalchemy import select\nsession = create_session().__enter__()\n"
+    imports += "kept = session.scalar(select(Connection).where(Connection.conn_id == 'kept'))"
+    assert run_with_airflow(scheduler, imports, "[kept.password, kept.extra_dejson]") == [KEPT, {"a": "b"}]
+    assert airflow.call("GET", "/variables/kept")[1]["value"] == KEPT
+    log_in = (
+        "import os, psycopg2\n"
+        "url = os.environ['AIRFLOW__DATABASE__SQL_ALCHEMY_CONN'].replace('+psycopg2', '')\n"
+        f"old = url.replace({after['airflow_database_password']!r}, {before['airflow_database_password']!r})\n"
+        "def log_in(url):\n"
+        "    try: return not psycopg2.connect(url).closed\n"
+        "    except psycopg2.OperationalError as error: return str(error)"
+    )
+    same, with_new, with_old = run_with_airflow(scheduler, log_in, "[old == url, log_in(url), log_in(old)]")
+    assert (same, with_new) == (False, True)
+    assert "password authentication failed" in with_old

@@ -1,0 +1,164 @@
+"""Makes versions in a repository of its own, whose origin is beside it."""
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parents[2]
+CHANGELOG = "# Changelog\n\n## Unreleased\n\n- Later.\n\n## 1.2.3 - 2026-01-02\n\n- What it brings.\n\n## 1.2.30\n\n"
+
+
+def git(folder: Path, *arguments: str) -> str:
+    ours = ["-c", "user.name=Somebody", "-c", "user.email=somebody@example.org", "-c", "init.defaultBranch=main"]
+    return subprocess.run(["git", *ours, *arguments], cwd=folder, check=True, capture_output=True, text=True).stdout
+
+
+def commit(folder: Path, **texts: str) -> None:
+    """Commit files, each named without its ending, and push."""
+    for name, text in texts.items():
+        next(folder.glob(f"{name}.*")).write_text(text)
+    git(folder, "commit", "--quiet", "--all", "--message", "x")
+    git(folder, "push", "--quiet", "origin", "main")
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make a repository that is ready for version 1.2.3."""
+    for role in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{role}_NAME", "Somebody")
+        monkeypatch.setenv(f"GIT_{role}_EMAIL", "somebody@example.org")
+    folder, origin = tmp_path / "project", tmp_path / "origin"
+    (folder / "bin").mkdir(parents=True)
+    shutil.copy(PROJECT / "bin/release", folder / "bin")
+    shutil.copy(PROJECT / "Makefile", folder)
+    (folder / "pyproject.toml").write_text('version = "1.2.3"\n')
+    (folder / "CHANGELOG.md").write_text(CHANGELOG)
+    git(tmp_path, "init", "--quiet", "--bare", "origin")
+    git(folder, "init", "--quiet")
+    git(folder, "remote", "add", "origin", str(origin))
+    git(folder, "add", ".")
+    commit(folder)
+    return folder
+
+
+def make(folder: Path, command: str) -> tuple[int, str]:
+    """Run a target of make, and tell how it ended and what it said."""
+    ended = subprocess.run(["make", *command.split()], cwd=folder, capture_output=True, text=True, check=False)
+    return ended.returncode, ended.stdout + ended.stderr
+
+
+def test_a_version_is_tagged_with_what_it_brings_and_may_be_deployed(project: Path) -> None:
+    code, said = make(project, "release VERSION=1.2.3")
+    assert (code, said) == (0, "release: tagged v1.2.3; to deploy it on prod: git push origin v1.2.3\n")
+    assert git(project, "tag", "--list", "--format=%(contents)").strip() == "Version 1.2.3\n\n\n- What it brings."
+
+    code, said = make(project, "release-check TAG=v1.2.3")
+    assert (code, said) == (0, "release: v1.2.3 may be deployed\n")
+
+
+def no_version(_: Path) -> str:
+    return "release VERSION=1.2"
+
+
+def no_argument(_: Path) -> str:
+    return "release"
+
+
+def leading_zero(_: Path) -> str:
+    return "release VERSION=01.2.3"
+
+
+def another_branch(project: Path) -> str:
+    git(project, "switch", "--quiet", "--create", "topic")
+    return "release VERSION=1.2.3"
+
+
+def uncommitted(project: Path) -> str:
+    (project / "new").touch()
+    return "release VERSION=1.2.3"
+
+
+def not_pushed(project: Path) -> str:
+    git(project, "commit", "--quiet", "--allow-empty", "--message", "x")
+    return "release VERSION=1.2.3"
+
+
+def earlier(project: Path) -> str:
+    git(project, "tag", "v1.10.0")
+    return "release VERSION=1.2.3"
+
+
+def again(project: Path) -> str:
+    git(project, "tag", "v1.2.3")
+    return "release VERSION=1.2.3"
+
+
+def other_metadata(project: Path) -> str:
+    commit(project, pyproject='version = "1.2.2"\n')
+    return "release VERSION=1.2.3"
+
+
+def no_notes(project: Path) -> str:
+    commit(project, pyproject='version = "1.2.30"\n')
+    return "release VERSION=1.2.30"
+
+
+def tag_of_no_version(project: Path) -> str:
+    git(project, "tag", "vNext")
+    return "release-check TAG=vNext"
+
+
+def tag_of_a_part(project: Path) -> str:
+    git(project, "tag", "v1.2")
+    return "release-check TAG=v1.2"
+
+
+def tag_elsewhere(project: Path) -> str:
+    git(project, "tag", "v1.2.3")
+    git(project, "commit", "--quiet", "--allow-empty", "--message", "x")
+    return "release-check TAG=v1.2.3"
+
+
+def tag_beside_main(project: Path) -> str:
+    git(project, "switch", "--quiet", "--create", "topic")
+    git(project, "commit", "--quiet", "--allow-empty", "--message", "x")
+    git(project, "tag", "v1.2.3")
+    return "release-check TAG=v1.2.3"
+
+
+def tag_without_notes(project: Path) -> str:
+    commit(project, CHANGELOG="# Changelog\n")
+    git(project, "tag", "v1.2.3")
+    return "release-check TAG=v1.2.3"
+
+
+REFUSED = {
+    no_version: "'1.2' is not a version: usage: make release VERSION=1.2.3",
+    no_argument: "'' is not a version: usage: make release VERSION=1.2.3",
+    leading_zero: "'01.2.3' is not a version",
+    another_branch: "versions are made of main: git switch main",
+    uncommitted: "there is uncommitted work: commit it, or git stash",
+    not_pushed: "main differs from origin's: git pull or git push first",
+    earlier: "1.2.3 does not come after 1.10.0, the latest version",
+    again: "1.2.3 does not come after 1.2.3, the latest version",
+    other_metadata: "pyproject.toml says version 1.2.2: make it 1.2.3, and commit",
+    no_notes: "CHANGELOG.md says nothing of 1.2.30: write what changes below '## 1.2.30 - ",
+    tag_of_no_version: "'vNext' is not a version, and tags 'v…' are versions: delete it by git push --delete origin",
+    tag_of_a_part: "'v1.2' is not a version",
+    tag_elsewhere: "what is checked out is not v1.2.3: git checkout v1.2.3",
+    tag_beside_main: "v1.2.3 is not on main: delete it by git push --delete origin v1.2.3, merge what it should hold",
+    tag_without_notes: "CHANGELOG.md says nothing of 1.2.3",
+}
+
+
+@pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.__name__)
+def test_a_refusal_says_what_to_do_and_tags_nothing(project: Path, case: Callable[[Path], str]) -> None:
+    command = case(project)
+    before = git(project, "tag", "--list")
+    code, said = make(project, command)
+    assert code == 2, said
+    assert f"release: {REFUSED[case]}" in said
+    assert git(project, "tag", "--list") == before
