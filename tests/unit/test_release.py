@@ -46,7 +46,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def make(folder: Path, command: str) -> tuple[int, str]:
     """Run a target of make, and tell how it ended and what it said."""
-    ended = subprocess.run(["make", *command.split()], cwd=folder, capture_output=True, text=True, check=False)
+    ended = subprocess.run(
+        ["make", "--no-print-directory", *command.split()], cwd=folder, capture_output=True, text=True, check=False
+    )
     return ended.returncode, ended.stdout + ended.stderr
 
 
