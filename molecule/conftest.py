@@ -25,6 +25,9 @@ PROJECT = Path(__file__).parents[1]
 SECRETS = PROJECT / ".cache/molecule"
 INVENTORY = os.environ["LVAO_INVENTORY"]
 HEALTHY = dict.fromkeys(("metadatabase", "scheduler", "triggerer", "dag_processor"), "healthy")
+# The hosts of the scenario `site`, in the order of their addresses.
+SITE = ("scheduler", "webserver", "database", "storage")
+Ended = subprocess.CompletedProcess[str]
 T = TypeVar("T")
 Json = str | int | bool | list | dict | None
 
@@ -387,7 +390,7 @@ def airflow(host: Host) -> Airflow:
     return Airflow(host)
 
 
-def run_playbook(playbook: str, hosts: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run_playbook(playbook: str, hosts: str, *arguments: str) -> Ended:
     """Run a playbook of the project against hosts of the scenario, as an operator would.
 
     Args:
@@ -402,3 +405,8 @@ def run_playbook(playbook: str, hosts: str, *arguments: str) -> subprocess.Compl
     return subprocess.run(
         command, cwd=PROJECT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
     )
+
+
+def said(ended: Ended) -> str:
+    """Undo how Ansible folds the lines of what it says."""
+    return " ".join(ended.stdout.split())

@@ -25,8 +25,10 @@ from conftest import (
     INVENTORY,
     PROJECT,
     Airflow,
+    Ended,
     run_playbook,
     run_with_airflow,
+    said,
     steady_requests,
     unit_property,
     wait_for,
@@ -42,7 +44,6 @@ VALUES: dict[str, object] = {
     # It bounds a stop, and not what a deploy leaves to finish its tasks.
     "airflow_stop_timeout": "20",
 }
-Ended = subprocess.CompletedProcess[str]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -101,10 +102,6 @@ def assert_first_try(airflow: Airflow, run_id: str, edition: str) -> None:
     task = airflow.call("GET", path)[1]
     assert (task["state"], task["try_number"]) == ("success", 1)
     assert f"edition: {edition}" in airflow.log("sleeper", run_id, "sleep")
-
-
-def said(ended: Ended) -> str:
-    return " ".join(ended.stdout.split())
 
 
 class Deploy:

@@ -13,9 +13,12 @@ from conftest import (
     HEALTHY,
     INVENTORY,
     PROJECT,
+    SITE,
     Airflow,
+    Ended,
     run_playbook,
     run_with_airflow,
+    said,
     sleeping_task,
     value,
     wait_for,
@@ -23,11 +26,9 @@ from conftest import (
 )
 from testinfra.host import Host
 
-NAMES = ("scheduler", "webserver", "database", "storage")
 WAITS = "waits for 1 task(s): sleeper.sleep"
 KEPT = "a-password-under-the-old-key"
 VAULT = PROJECT / "group_vars/site/vault.yml"
-Ended = subprocess.CompletedProcess[str]
 
 
 @pytest.fixture(scope="module")
@@ -67,10 +68,6 @@ def rotate(secret: str, text: str = "", action: Callable[[int], object] | None =
     print(f"the rotation of {secret} took {time.monotonic() - began:.0f} s")
     assert action is None, f"it never said {text}: {''.join(lines)}"
     return subprocess.CompletedProcess(command, process.returncode, "".join(lines))
-
-
-def said(ended: Ended) -> str:
-    return " ".join(ended.stdout.split())
 
 
 def known(host: Host, *names: str) -> dict[str, str]:
@@ -117,7 +114,7 @@ def test_new_keys_end_sessions_and_no_task(host: Host, scheduler: Host, alarm: s
     connection = {"connection_id": "kept", "conn_type": "http", "password": KEPT, "extra": '{"a": "b"}'}
     assert airflow.call("POST", "/connections", connection)[0] == 201
     assert airflow.call("POST", "/variables", {"key": "kept", "value": KEPT})[0] == 201
-    containers = [f"lvao-molecule-site-{name}" for name in NAMES]
+    containers = [f"lvao-molecule-site-{name}" for name in SITE]
     with (
         sleeping_task(scheduler, airflow, seconds=600, until=alarm, connection="kept") as path,
         watched_processes(containers) as seen,

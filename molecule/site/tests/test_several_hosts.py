@@ -10,6 +10,7 @@ import pytest
 import testinfra
 from conftest import (
     HEALTHY,
+    SITE,
     Airflow,
     open_ports,
     run_playbook,
@@ -21,13 +22,11 @@ from conftest import (
 )
 from testinfra.host import Host
 
-NAMES = ("scheduler", "webserver", "database", "storage")
-
 
 @pytest.fixture(scope="module")
 def hosts() -> dict[str, Host]:
     """Every host of the scenario, by what it does."""
-    return {name: testinfra.get_host(f"docker://lvao-molecule-site-{name}") for name in NAMES}
+    return {name: testinfra.get_host(f"docker://lvao-molecule-site-{name}") for name in SITE}
 
 
 def test_every_component_is_healthy(airflow: Airflow) -> None:
@@ -54,11 +53,11 @@ def test_the_webserver_listens_where_the_scheduler_reaches_it(hosts: dict[str, H
     assert {line.split()[3] for line in listening} == {"172.29.213.12:8080", "127.0.0.1:8081"}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SITE)
 def test_from_outside_ssh_alone_is_open(hosts: dict[str, Host], name: str) -> None:
     everywhere = r"ss -ltnH | awk '$4 !~ /^(127\.|\[::1\])/' | wc -l"
     assert int(hosts[name].check_output(everywhere)) > 1  # something else listens, too
-    assert open_ports(f"172.29.213.{NAMES.index(name) + 11}") == [22]
+    assert open_ports(f"172.29.213.{SITE.index(name) + 11}") == [22]
 
 
 def test_each_host_finds_open_what_it_needs_of_the_others() -> None:
@@ -70,7 +69,7 @@ def test_each_host_finds_open_what_it_needs_of_the_others() -> None:
         "storage": [[22], [22], [22], [22]],
     }
     for name, wanted in needed.items():
-        others = [number for number, other in enumerate(NAMES) if other != name]
+        others = [number for number, other in enumerate(SITE) if other != name]
         found = [open_ports(f"172.29.213.{11 + number}", f"lvao-molecule-site-{name}", ports) for number in others]
         assert found == [wanted[number] for number in others], name
 

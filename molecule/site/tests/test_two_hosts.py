@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 import testinfra
-from conftest import HEALTHY, INVENTORY, PROJECT, Airflow, run_playbook, wait_for
+from conftest import HEALTHY, INVENTORY, PROJECT, Airflow, run_playbook, said, wait_for
 from testinfra.host import Host
 
 # Those that run Airflow.
@@ -47,7 +47,7 @@ def test_a_release_whose_tasks_fail_is_taken_back_from_every_host(hosts: dict[st
     broken = changed("broken", airflow_unit_overrides={"ProtectProc": "invisible"})
     ended = run_playbook("deploy", "scheduler:webserver", *broken)
     assert ended.returncode != 0
-    assert "The DAG log_canary failed: Airflow runs, but its tasks do not." in " ".join(ended.stdout.split())
+    assert "The DAG log_canary failed: Airflow runs, but its tasks do not." in said(ended)
     assert live(hosts) == before
     wait_for(lambda: airflow.health() == HEALTHY, 60, "health")
 
