@@ -1,6 +1,7 @@
 """Rotations of secrets, under tasks that run and connections that stay readable."""
 
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -82,6 +83,37 @@ def secrets_of_units(host: Host) -> set[str]:
     return {*host.check_output(links).split()}
 
 
+def processes(host: Host) -> str:
+    """Ask for the processes of the running units of Airflow."""
+    units = "systemctl list-units --state=running --plain --no-legend 'lvao-airflow-*.service' | cut -d' ' -f1"
+    return host.check_output(f"{units} | xargs systemctl show --property=Id,MainPID")
+
+
+def retired(host: Host) -> list[str]:
+    """Read which sets of secrets rotations have replaced."""
+    return host.run("cut --delimiter=' ' --fields=1 /opt/airflow/retired-secrets").stdout.split()
+
+
+def assert_that_an_older_vault_is_refused(hosts: list[Host], vault: bytes) -> None:
+    """Check that nothing that runs is touched with it, and that the one of now goes on working."""
+    newer, before = VAULT.read_bytes(), [processes(host) for host in hosts]
+    where = "scheduler:webserver"
+    VAULT.write_bytes(vault)
+    try:
+        # Check mode first: afterwards, what is rendered on the hosts is what it would render.
+        refused = [run_playbook("deploy", where, "--check"), run_playbook("deploy", where)]
+    finally:
+        VAULT.write_bytes(newer)
+    for ended in refused:
+        assert ended.returncode != 0
+        assert "The vault of this checkout is older than the rotation of 20" in said(ended)
+        line = re.search("remove the line that begins with ([0-9a-f]+) from /opt/airflow/retired-secrets", said(ended))
+        assert all(line[1] in retired(host) for host in hosts)
+    assert [processes(host) for host in hosts] == before
+    ended = run_playbook("deploy", where)
+    assert ended.returncode == 0, ended.stdout[-5000:]
+
+
 def assert_that_it_found_its_connection(airflow: Airflow, path: str) -> None:
     """Check that a sleeper ended well at its first try, with the same connection after its sleep as before."""
     wait_for(lambda: airflow.call("GET", path)[1]["state"] not in {"running", "queued"}, 120, f"{path} to end")
@@ -109,7 +141,7 @@ def assert_that_nothing_shows(hosts: list[Host], ended: Ended, old: list[str], n
 def test_new_keys_end_sessions_and_no_task(host: Host, scheduler: Host, alarm: str) -> None:
     airflow = Airflow(host)
     names = ("airflow_jwt_secret", "airflow_secret_key", "airflow_database_admin_password")
-    before = known(host, *names)
+    before, vault = known(host, *names), VAULT.read_bytes()
     token = airflow.login(airflow.password)[1]
     connection = {"connection_id": "kept", "conn_type": "http", "password": KEPT, "extra": '{"a": "b"}'}
     assert airflow.call("POST", "/connections", connection)[0] == 201
@@ -136,6 +168,7 @@ def test_new_keys_end_sessions_and_no_task(host: Host, scheduler: Host, alarm: s
     assert_that_nothing_shows([host, scheduler], ended, [*before.values()], [*after.values()])
     for secret in [*before.values(), *after.values()]:
         assert not [lines for lines in seen if secret in lines]
+    assert_that_an_older_vault_is_refused([host, scheduler], vault)
 
 
 def test_a_wrong_pair_of_keys_changes_nothing(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +194,8 @@ def test_what_was_cut_off_is_brought_to_its_end(
     monkeypatch.setenv("VAULT_AIRFLOW_LOGGING_ACCESS_KEY", "lvao:second")
     monkeypatch.setenv("VAULT_AIRFLOW_LOGGING_SECRET_KEY", "the-second-secret-key")
     names = ("airflow_fernet_key", "airflow_database_password", "airflow_logging_secret_key")
-    before = known(host, *names)
+    before, retired_before = known(host, *names), {one: retired(one) for one in (host, scheduler)}
+    live = host.check_output("basename $(realpath /opt/airflow/secrets/current)")
     airflow = Airflow(host)
     with sleeping_task(scheduler, airflow, seconds=600, until=alarm, connection="kept") as path:
         # The database knows the new password alone, and what runs the old one.
@@ -183,6 +217,10 @@ def test_what_was_cut_off_is_brought_to_its_end(
     assert value(host, "airflow_logging_access_key") == "lvao:second"
     assert not value(host, "vault_airflow_database_password_before is defined")
     assert_that_nothing_shows([host, scheduler], ended, [*before.values()], [*after.values()])
+    for one, sets in retired_before.items():
+        # With the one of the run that was cut off, and the one that had both fernet keys.
+        assert len({live, *retired(one)} - {*sets}) == len(retired(one)) - len(sets) == 3
+        assert one.check_output("basename $(realpath /opt/airflow/secrets/current)") not in retired(one)
 
     # In a process that starts now, and knows the new key alone.
     imports = "from airflow.models import Connection\nfrom airflow.utils.session import create_session\n"
