@@ -101,7 +101,8 @@ def assert_that_an_older_vault_is_refused(hosts: list[Host], vault: bytes) -> No
     VAULT.write_bytes(vault)
     try:
         # Check mode first: afterwards, what is rendered on the hosts is what it would render.
-        refused = [run_playbook("deploy", where, "--check"), run_playbook("deploy", where)]
+        refused = [run_playbook("deploy", where, "--check"), run_playbook("deploy", where), rotate("jwt_secret")]
+        assert VAULT.read_bytes() == vault
     finally:
         VAULT.write_bytes(newer)
     for ended in refused:
