@@ -136,6 +136,10 @@ lint: lock-check ## Check style and syntax
 	@yamllint --strict .
 	@bin/role-docs --check
 	@bin/check-links *.md docs/*.md roles/README.md roles/*/README.md
+	@for source in docs/*.dot; do \
+		grep --quiet "$$(git hash-object $$source) -->" $${source%.dot}.svg || \
+			{ echo "lint: $$source has changed: run 'make picture'" >&2; exit 1; }; \
+	done
 	@bin/workflow-scripts .cache/workflows && shellcheck .cache/workflows/*.sh bin/{plan,release,with-credentials}
 	@check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
@@ -200,4 +204,7 @@ docs: ## Renew the roles' pages, after a change of their variables
 
 .PHONY: picture
 picture: ## Renew the pictures that are drawn from docs/*.dot (needs graphviz)
-	@for source in docs/*.dot; do dot -Tsvg $$source -o $${source%.dot}.svg || exit 1; done
+	@for source in docs/*.dot; do \
+		dot -Tsvg $$source -o $${source%.dot}.svg && \
+		echo "<!-- of $$source as it was at $$(git hash-object $$source) -->" >>$${source%.dot}.svg || exit 1; \
+	done

@@ -35,6 +35,17 @@ Json = str | int | bool | list | dict | None
 os.environ |= {"ANSIBLE_FORCE_COLOR": "false", "ANSIBLE_NOCOLOR": "true"}
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Make known what tests are marked with."""
+    config.addinivalue_line("markers", "any_debian: the same on every Debian, and tested on 13 alone")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip on another Debian what does not depend on it."""
+    if item.get_closest_marker("any_debian") and os.environ.get("DEBIAN", "13") != "13":
+        pytest.skip("the same on every Debian")
+
+
 def value(host: Host, expression: str) -> Json:
     """Ask Ansible for a value of a host, as the roles see it.
 

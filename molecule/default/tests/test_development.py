@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import PROJECT
 
+pytestmark = pytest.mark.any_debian
 NAME = "lvao-development-test"
 
 
