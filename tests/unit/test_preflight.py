@@ -162,6 +162,10 @@ BAD_INPUT = {
         {"reverse_proxy_sources": ["192.0.2.0/24", "the office"]},
         "reverse_proxy_sources is '192.0.2.0/24, the office': it must be addresses and networks",
     ),
+    "network of programs": (
+        {"reverse_proxy_token_sources": ["everybody"]},
+        "reverse_proxy_token_sources is 'everybody': it must be addresses and networks",
+    ),
     "account": (
         {"reverse_proxy_accounts": {"lvao": "a password in clear"}},
         "lvao in reverse_proxy_accounts is not an account: it must have a name",

@@ -71,6 +71,12 @@ def test_what_tasks_report_is_not_for_the_public(public: Public, path: str) -> N
     assert requests.get(f"http://{public.address}:8080/execution/health", timeout=30).status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/auth/token", "/auth/token/cli", "/auth//token"])
+def test_nobody_outside_guesses_passwords_where_airflow_counts_none(public: Public, path: str) -> None:
+    assert public.ask("POST", path, b"{}")[0].status == 403
+    assert requests.post(f"http://{public.address}:8080/auth/token", json={}, timeout=30).status_code == 200
+
+
 def test_what_is_too_large_is_refused(host: Host, public: Public) -> None:
     body = os.urandom(9_000_000)
     answer, content = public.ask("POST", "/", body)
@@ -143,6 +149,7 @@ def test_a_site_brings_its_certificate_its_accounts_and_who_may_ask(
     ended = converge(
         **brought,
         reverse_proxy_sources=["127.0.0.0/8", "2001:db8::/32"],
+        reverse_proxy_token_sources=["127.0.0.0/8"],
         reverse_proxy_accounts={"lvao": host.check_output("caddy hash-password --plaintext fake-password")},
     )
     assert ended.returncode == 0, ended.stdout
@@ -155,7 +162,7 @@ def test_a_site_brings_its_certificate_its_accounts_and_who_may_ask(
     )
     assert host.check_output(f"{local} https://{DOMAIN}/").endswith("401")
     assert host.check_output(f"{local} --user lvao:wrong https://{DOMAIN}/").endswith("401")
-    said = host.check_output(f"{local} --user lvao:fake-password https://{DOMAIN}/")
+    said = host.check_output(f"{local} --user lvao:fake-password https://{DOMAIN}/auth/token")
     assert said.endswith("200")
     assert "Authorization" not in said
     for secret in ("/etc/caddy/Caddyfile", "/etc/caddy/tls/key.pem"):
