@@ -49,6 +49,12 @@ destroy: ## Remove it, with its data
 	@docker rm --force --volumes $(CONTAINER)
 	@rm -rf .cache/development
 
+.PHONY: vm
+vm: ## Run Airflow in a VM instead, by Vagrant: then ENV=vagrant for all that follows
+	@bin/setup vm
+	@box=$$(bin/vm-box $(DEBIAN)) && LVAO_VM_BOX=$$box vagrant up
+	@$(MAKE) --no-print-directory site ENV=vagrant
+
 ##@ On your servers
 
 # Its playbook asks by itself for the vault's password, twice for a new one.
@@ -162,6 +168,13 @@ test-dags: ## Test the DAGs, in the servers' own environment
 molecule: ## Test a scenario on fresh hosts: make molecule SCENARIO=default DEBIAN=13
 	@bin/setup docker $(if $(filter-out default,$(SCENARIO)),,browser)
 	@COLUMNS=160 molecule test --scenario-name $(or $(SCENARIO),default)
+
+.PHONY: test-vm
+test-vm: ## Test the site on a fresh VM, whose CPU is emulated unless LVAO_VM_ACCELERATION=kvm
+	@bin/setup vm browser
+	@vagrant status --machine-readable | grep --quiet ',state,not_created$$' || \
+		{ echo "make: there is a VM already: 'vagrant destroy' removes it with its data, then try again" >&2; exit 1; }
+	@box=$$(bin/vm-box $(DEBIAN)) && LVAO_VM_BOX=$$box COLUMNS=160 molecule test --scenario-name vagrant
 
 .PHONY: bench
 bench: ## Measure what an operator waits for

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -22,7 +22,10 @@ import requests
 from testinfra.host import Host
 
 PROJECT = Path(__file__).parents[1]
-SECRETS = PROJECT / ".cache/molecule"
+# How many times longer than usual things may take.
+PATIENCE = int(os.environ.get("LVAO_PATIENCE", "1"))
+ENVIRONMENT = os.environ["LVAO_ENVIRONMENT"]
+SECRETS = PROJECT / ".cache" / ENVIRONMENT
 INVENTORY = os.environ["LVAO_INVENTORY"]
 HEALTHY = dict.fromkeys(("metadatabase", "scheduler", "triggerer", "dag_processor"), "healthy")
 # The hosts of the scenario `site`, in the order of their addresses.
@@ -61,6 +64,28 @@ def value(host: Host, expression: str) -> Json:
     environment = os.environ | {"ANSIBLE_CALLBACK_RESULT_FORMAT": "json"}
     said = subprocess.run(command, cwd=PROJECT, check=True, capture_output=True, text=True, env=environment).stdout
     return json.loads(json.loads(said.split("=>", 1)[1])["msg"])["value"]
+
+
+def address(host: Host) -> str:
+    """Say at which address this machine reaches a host."""
+    return os.environ.get("LVAO_ADDRESS") or host.check_output("hostname --ip-address").split()[0]
+
+
+def reboot(host: Host) -> None:
+    """Restart a container, or a VM, and wait until it answers again."""
+    if host.backend.NAME == "docker":
+        subprocess.run(["docker", "restart", host.backend.get_hostname()], check=True, capture_output=True)
+        return
+
+    def boot() -> str:
+        # Of a host that cannot be reached, there is nothing to say.
+        with suppress(RuntimeError):
+            return host.run("cat /proc/sys/kernel/random/boot_id").stdout.strip()
+        return ""
+
+    before = boot()
+    host.check_output("systemctl --no-block reboot")
+    wait_for(lambda: boot() not in {"", before}, 60, "the VM to be back")
 
 
 def unit_property(host: Host, unit: str, name: str) -> str:
@@ -116,7 +141,7 @@ def wait_for(check: Callable[[], T], seconds: float, what: str) -> T:
 
     Args:
         check: What to call.
-        seconds: How long to go on.
+        seconds: How long to go on, on a machine as usual.
         what: What is waited for, for the message.
 
     Returns:
@@ -125,12 +150,12 @@ def wait_for(check: Callable[[], T], seconds: float, what: str) -> T:
     Raises:
         AssertionError: There was none in time.
     """
-    end = time.monotonic() + seconds
+    end = time.monotonic() + seconds * PATIENCE
     while time.monotonic() < end:
         if result := check():
             return result
         time.sleep(1)
-    message = f"waited {seconds} s in vain for {what}"
+    message = f"waited {seconds * PATIENCE} s in vain for {what}"
     raise AssertionError(message)
 
 
@@ -193,7 +218,7 @@ class Public:
             domain: The name that it answers to.
         """
         self.domain = domain
-        self.address = host.check_output("hostname --ip-address").split()[0]
+        self.address = address(host)
         root = "/var/lib/caddy/.local/share/caddy/pki/authorities/local/root.crt"
         wait_for(lambda: host.file(root).exists, 15, "the authority's certificate")
         self.authority = host.file(root).content_string

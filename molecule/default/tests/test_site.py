@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import secrets
 import shlex
 import subprocess
@@ -11,12 +12,15 @@ from urllib.parse import quote
 
 import pytest
 from conftest import (
+    ENVIRONMENT,
     HEALTHY,
     PROJECT,
     SECRETS,
     Airflow,
+    address,
     assert_that_it_keeps_running,
     journal,
+    reboot,
     run_playbook,
     run_with_airflow,
     sleeping_task,
@@ -26,11 +30,11 @@ from conftest import (
 )
 from testinfra.host import Host
 
-HOST = "lvao-molecule-default"
+HOSTS = os.environ["LVAO_HOSTS"]
 UNITS = [f"lvao-airflow-{name}" for name in ("webserver", "dag-processor", "triggerer", "scheduler")]
 TRIGGERER = "lvao-airflow-triggerer"
 CHANGED = "find /etc/airflow/ /opt/airflow -maxdepth 3 -newer /root/began"
-BUCKET = "lvao-molecule-airflow"
+BUCKET = f"lvao-{ENVIRONMENT}-airflow"
 
 
 def read_object(host: Host, key: str) -> str:
@@ -130,7 +134,7 @@ def test_a_task_runs_and_its_log_arrives(host: Host, airflow: Airflow) -> None:
 
 
 def test_no_request_fails_while_the_webserver_restarts(host: Host, airflow: Airflow) -> None:
-    url = f"http://{host.check_output('hostname --ip-address')}:8080"
+    url = f"http://{address(host)}:8080"
     login = {"username": "admin", "password": airflow.password}
     with steady_requests([("GET", f"{url}/api/v2/version", None), ("POST", f"{url}/auth/token", login)]) as answers:
         time.sleep(2)
@@ -154,7 +158,7 @@ def test_the_next_deploy_makes_good_what_a_failed_one_left(host: Host, airflow: 
 
     def deploy() -> subprocess.CompletedProcess[str]:
         values = json.dumps({"airflow_env_host": {"LVAO_TEST": "reached"}})
-        return run_playbook("deploy", HOST, "--extra-vars", values)
+        return run_playbook("deploy", HOSTS, "--extra-vars", values)
 
     # What starts now would not start with an unknown schema.
     wait_for(lambda: airflow.health() == HEALTHY, 60, "health")
@@ -194,7 +198,7 @@ def test_check_mode_says_what_a_new_lock_would_change(host: Host, tmp_path: Path
     lock.write_text((PROJECT / "requirements/airflow.txt").read_text() + "# changed\n")
     host.check_output("touch /root/began")
     values = json.dumps({"airflow_requirements": str(lock)})
-    ended = run_playbook("site", HOST, "--check", "--tags", "airflow", "--extra-vars", values)
+    ended = run_playbook("site", HOSTS, "--check", "--tags", "airflow", "--extra-vars", values)
     assert ended.returncode == 0, ended.stdout
     said = " ".join(ended.stdout.split())
     assert "The locked packages have changed. /opt/airflow/venvs/" in said
@@ -252,7 +256,7 @@ def test_a_service_that_refuses_us_stops_the_deploy_before_anything_changes(host
     values, message = BAD_SERVICES[case]
     running = [unit_property(host, unit, "MainPID") for unit in UNITS]
     host.check_output("touch /root/began")
-    ended = run_playbook("deploy", HOST, "--extra-vars", json.dumps(values))
+    ended = run_playbook("deploy", HOSTS, "--extra-vars", json.dumps(values))
     assert ended.returncode != 0
     assert message in " ".join(ended.stdout.split())
     assert "not-the-" not in ended.stdout
@@ -261,7 +265,7 @@ def test_a_service_that_refuses_us_stops_the_deploy_before_anything_changes(host
 
 
 def test_everything_works_after_a_reboot(host: Host, airflow: Airflow) -> None:
-    subprocess.run(["docker", "restart", HOST], check=True, capture_output=True, cwd=PROJECT)
+    reboot(host)
     wait_for(lambda: airflow.health() == HEALTHY, 120, "health after the reboot")
     assert all(host.service(unit).is_running for unit in UNITS)
     prove_that_tasks_run(host, airflow)
