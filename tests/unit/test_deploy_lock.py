@@ -67,6 +67,19 @@ def test_the_same_process_renews_it(path: Path, until: str) -> None:
     assert PAST < record["until"] < FUTURE
 
 
+def test_what_is_lost_is_not_renewed(path: Path) -> None:
+    with pytest.raises(MODULE.LostError):
+        MODULE.take(path, holder(1), 60, renew=True)
+    assert not path.read_text()
+    # Neither from one that has ended, or whose lease has.
+    record = held(path, process=2, until=PAST)
+    with pytest.raises(MODULE.HeldError):
+        MODULE.take(path, holder(1), 60, ended=record["process"], renew=True)
+    assert json.loads(path.read_text()) == record
+    held(path, until=PAST)
+    assert MODULE.take(path, holder(1), 60, renew=True) == ({}, "")
+
+
 def test_a_process_that_ended_is_followed(path: Path) -> None:
     record = held(path)
     assert MODULE.take(path, holder(2), 60, ended=record["process"]) == (
@@ -124,10 +137,10 @@ def test_it_can_be_broken(path: Path) -> None:
 
 
 def test_check_mode_writes_nothing(path: Path) -> None:
-    assert MODULE.take(path, holder(1), 60, dry=True) == ({}, "")
+    assert MODULE.take(path, holder(1), None) == ({}, "")
     assert not path.exists()
     record = held(path, until=PAST)
-    assert MODULE.take(path, holder(2), 60, dry=True)[0] == record
+    assert MODULE.take(path, holder(2), None)[0] == record
     assert MODULE.release(path, None, dry=True) == record
     assert json.loads(path.read_text()) == record
 
@@ -272,7 +285,8 @@ def start(tmp_path: Path, path: Path) -> Callable[..., subprocess.Popen[str]]:
     }
     (tmp_path / "hosts.json").write_text(json.dumps({"airflow": {"hosts": names, "vars": shared}}))
     wait = {"ansible.builtin.wait_for": {"path": str(tmp_path / "go"), "sleep": 1, "timeout": 20}}
-    block = [tasks("take"), tasks("take"), wait, {"ansible.builtin.command": "{{ command }}", "changed_when": False}]
+    work = {"ansible.builtin.command": "{{ command }}", "changed_when": False}
+    block = [tasks("take"), tasks("take"), wait, tasks("take"), work]
     play = {"hosts": "all", "gather_facts": False, "any_errors_fatal": True}
     deploy = tmp_path / "deploy.yml"
     deploy.write_text(json.dumps([play | {"tasks": [{"block": block, "always": [tasks("release")]}]}]))
@@ -348,6 +362,17 @@ def test_a_run_that_fails_releases_the_lock(start: Callable, path: Path, tmp_pat
     assert run.returncode == 2, output
     assert "non-zero return code" in output
     assert not path.exists()
+
+
+def test_a_run_whose_lock_another_had_meanwhile_ends(start: Callable, path: Path, tmp_path: Path) -> None:
+    run = start(command=f"touch {tmp_path}/changed")
+    wait_until_held(path)
+    path.unlink()  # as another does in the end, or as one breaks it
+    (tmp_path / "go").touch()
+    output = run.communicate()[0]
+    assert run.returncode == 2, output
+    assert "This run has lost the lock" in output
+    assert not (tmp_path / "changed").exists()
 
 
 def test_unlock_breaks_the_lock_and_says_whose_it_was(start: Callable, path: Path) -> None:

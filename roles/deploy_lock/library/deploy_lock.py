@@ -25,6 +25,10 @@ options:
     description: For how many seconds the lock is taken or renewed, by the clock of the host that keeps it.
     type: int
     default: 1800
+  renew:
+    description: With O(state=present), whether this process has taken the lock before, and so must still hold it.
+    type: bool
+    default: false
   force:
     description: With O(state=absent), whether to remove the lock whoever holds it.
     type: bool
@@ -74,9 +78,14 @@ author: the lvao-airflow maintainers
 """
 
 EXAMPLES = r"""
-- name: Take the lock, or renew it
+- name: Take the lock
   deploy_lock:
     path: /run/lock/deploy.json
+
+- name: Renew it, or fail if another has taken it meanwhile, even if that one is done with it
+  deploy_lock:
+    path: /run/lock/deploy.json
+    renew: true
 
 - name: Release it
   deploy_lock:
@@ -89,6 +98,10 @@ held_by:
   description: The lock of another process, which is why the module failed. Only the action plugin sees it.
   type: dict
   returned: when another holds the lock
+taken:
+  description: Whether this process has taken the lock, though it may have lost it.
+  type: bool
+  returned: with O(state=present), unless in check mode
 previous:
   description: The lock of another process that was taken over or removed; empty if it was damaged.
   type: dict
@@ -108,6 +121,10 @@ from ansible.module_utils.basic import AnsibleModule
 
 TIMES = "%Y-%m-%dT%H:%M:%SZ"
 TEXTS = ("who", "what", "since", "until")
+
+
+class LostError(Exception):
+    """This process held the lock, and nobody does now."""
 
 
 class HeldError(Exception):
@@ -199,40 +216,46 @@ def why_stale(record: dict, now: str, ended: dict | None) -> str:
     return ""
 
 
-def take(path: Path, holder: dict, lease: int, ended: dict | None = None, dry: bool = False) -> tuple[dict, str]:
+def take(
+    path: Path, holder: dict, lease: int | None, ended: dict | None = None, renew: bool = False
+) -> tuple[dict, str]:
     """Take the lock, renew it, or take it over.
 
     Args:
         path: The lock file.
         holder: Who asks.
-        lease: For how many seconds.
+        lease: For how many seconds; None to write nothing.
         ended: The process that is known to have ended.
-        dry: Whether to write nothing.
+        renew: Whether the process must hold it already.
 
     Returns:
         The lock of another process that was taken over, and why; nothing twice if none was.
 
     Raises:
         HeldError: Another process holds it.
+        LostError: It is to be renewed, and nobody holds it.
         OSError: The file cannot be opened, or not be written.
     """
     time = datetime.now(UTC)
-    now, until = time.strftime(TIMES), (time + timedelta(seconds=lease)).strftime(TIMES)
+    now, until = time.strftime(TIMES), (time + timedelta(seconds=lease or 0)).strftime(TIMES)
     try:
-        with opened(path, create=not dry) as file:
+        with opened(path, create=lease is not None) as file:
             record = read(file)
             own = bool(record) and record["process"] == holder["process"]
-            why = "" if own or record is None else why_stale(record, now, ended)
+            if renew and not own and not record:
+                raise LostError
+            # Of whoever has followed this process, even a stale lock is another's.
+            why = "" if own or renew or record is None else why_stale(record, now, ended)
             if not (own or why or record is None):
                 raise HeldError(record)
-            if not dry:
+            if lease is not None:
                 wanted = holder | {"since": record["since"] if own else now, "until": until}
                 file.seek(0)
                 file.truncate()
                 file.write(json.dumps(wanted, indent=2).encode() + b"\n")
             return (record or {}, why) if why else ({}, "")
     except FileNotFoundError:
-        if not dry:
+        if lease is not None:
             raise
         return {}, ""
 
@@ -273,6 +296,7 @@ def main() -> None:
             "path": {"type": "path", "required": True},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "lease": {"type": "int", "default": 1800},
+            "renew": {"type": "bool", "default": False},
             "force": {"type": "bool", "default": False},
             "hint": {"type": "str", "default": "deploy_lock with state=absent and force=true"},
             "holder": {"type": "dict", "required": True, "options": holder},
@@ -284,10 +308,10 @@ def main() -> None:
     path, asks = Path(wanted["path"]), wanted["holder"]
     try:
         if wanted["state"] == "present":
-            previous, why = take(path, asks, wanted["lease"], wanted["ended"], dry)
+            previous, why = take(path, asks, None if dry else wanted["lease"], wanted["ended"], wanted["renew"])
             if why:
                 module.warn(f"Took over the lock of {describe(previous)}: {why}.")
-            module.exit_json(changed=bool(why), **({"previous": previous} if why else {}))
+            module.exit_json(changed=bool(why), taken=not dry, **({"previous": previous} if why else {}))
         removed = release(path, None if wanted["force"] else asks["process"], dry)
         if wanted["force"] and removed is not None:
             module.exit_json(changed=True, previous=removed, msg=f"Broke the lock of {describe(removed)}.")
@@ -297,6 +321,13 @@ def main() -> None:
             msg=f"Locked by {held}: wait until that is over, or, if it hangs or its machine is gone, "
             f"break the lock with '{wanted['hint']}'.",
             held_by=held.record,
+            taken=wanted["renew"],
+        )
+    except LostError:
+        module.fail_json(
+            msg="This run has lost the lock: it was broken, or another run took it over and is done. "
+            "What that one did stays as it is. Run this again, if it is still wanted.",
+            taken=True,
         )
     except OSError as error:
         module.fail_json(msg=f"The lock {path} cannot be used: {error.strerror}.")
