@@ -19,6 +19,8 @@ TABLE = "nft --stateless list table inet lvao"
 RULES = "/etc/nftables-lvao.conf"
 BEFORE = "/etc/nftables-lvao.before"
 COMMAND = "/usr/local/sbin/lvao-firewall"
+DROP_IN = "/etc/systemd/system/nftables.service.d"
+SITE = "inet site"
 SAY_HELLO = """
 import socket, sys
 kind, protocol, port = map(int, sys.argv[2:])
@@ -122,7 +124,7 @@ def test_no_moment_is_without_rules(host: Host, clients: dict[str, str]) -> None
         ["docker", "exec", clients["friend"], "python3", "-c", KNOCK], stdout=subprocess.PIPE, text=True
     )
     for action in ["reload", "restart"] * 3:
-        host.check_output(f"systemctl {action} nftables")
+        host.check_output(f"systemctl {action} lvao-firewall")
         time.sleep(0.5)
     assert int(knocking.communicate()[0] or 0) > 500
     assert knocking.returncode == 0
@@ -131,7 +133,7 @@ def test_no_moment_is_without_rules(host: Host, clients: dict[str, str]) -> None
 def test_tables_of_others_stay(host: Host, wanted: str) -> None:
     host.check_output("nft add table inet lvao_test")
     for action in ("reload", "restart", "stop", "start"):
-        host.check_output(f"systemctl {action} nftables")
+        host.check_output(f"systemctl {action} lvao-firewall")
         assert "table inet lvao_test" in host.check_output("nft list tables")
     host.check_output("nft delete table inet lvao_test")
     assert host.check_output(TABLE) == wanted
@@ -140,14 +142,16 @@ def test_tables_of_others_stay(host: Host, wanted: str) -> None:
 @pytest.mark.parametrize("action", ["reload", "restart"])
 def test_rules_that_do_not_load_leave_those_that_are(host: Host, wanted: str, action: str) -> None:
     host.check_output(f"cp {RULES} /root/rules && echo 'add rule inet lvao nowhere accept' >> {RULES}")
-    assert host.run(f"systemctl {action} nftables").failed
+    assert host.run(f"systemctl {action} lvao-firewall").failed
     assert host.check_output(TABLE) == wanted
     tried = host.run(f"{COMMAND} try 60")
     assert "No such file or directory" in tried.stderr
     assert tried.rc == 1
     assert host.check_output(TABLE) == wanted
     assert host.run(f"systemctl is-active --quiet lvao-firewall-back.timer || [ -e {BEFORE} ]").failed
-    host.check_output(f"cp /root/rules {RULES} && systemctl reset-failed nftables && systemctl restart nftables")
+    host.check_output(
+        f"cp /root/rules {RULES} && systemctl reset-failed lvao-firewall && systemctl restart lvao-firewall"
+    )
     assert host.check_output(TABLE) == wanted
 
 
@@ -178,10 +182,10 @@ def test_who_would_be_cut_off_is_told_so(host: Host, wanted: str, values: dict, 
     assert host.check_output(TABLE) == wanted
 
 
-def converge(host: Host, **values: object) -> subprocess.CompletedProcess[str]:
+def converge(host: Host, *arguments: str, **values: object) -> subprocess.CompletedProcess[str]:
     """Apply the role, with some values changed."""
     name = host.backend.get_hostname()
-    return run_playbook("../molecule/shared/converge", name, "--extra-vars", json.dumps(values))
+    return run_playbook("../molecule/shared/converge", name, "--extra-vars", json.dumps(values), *arguments)
 
 
 def test_sources_may_be_narrowed_to_where_ansible_is(host: Host, clients: dict[str, str]) -> None:
@@ -210,8 +214,8 @@ def rules_without_ssh(host: Host, seconds: int) -> Iterator[None]:
 def test_rules_that_nobody_confirms_go_by_themselves(host: Host, wanted: str) -> None:
     with rules_without_ssh(host, 5):
         assert open_ports(ADDRESSES[0], None, [22, 8080]) == [8080]
-        wait_for(lambda: host.check_output(TABLE) == wanted, 15, "the rules before")
-        host.check_output("systemctl restart nftables")
+        wait_for(lambda: host.run(TABLE).stdout.strip() == wanted, 15, "the rules before")
+        host.check_output("systemctl restart lvao-firewall")
         assert host.check_output(TABLE) == wanted
         assert host.run(f"{COMMAND} confirm").stderr.strip().endswith("in time: the ones before are back.")
 
@@ -249,12 +253,18 @@ def restart(host: Host) -> None:
     wait_for(lambda: host.run("systemctl is-active --quiet ssh lvao-test").succeeded, 30, "the host")
 
 
-def test_rules_are_there_from_the_start_of_a_boot_on(host: Host, wanted: str) -> None:
+def test_rules_are_there_from_the_start_of_a_boot_on_with_those_of_the_site(host: Host, wanted: str) -> None:
+    # As Debian has it: it flushes the tables of everybody.
+    host.check_output(f"printf 'flush ruleset\ntable {SITE}\n' > /etc/nftables.conf")
+    for action in ("enable --now", "reload", "restart", "stop", "start"):
+        host.check_output(f"systemctl {action} nftables")
+        assert host.check_output(TABLE) == wanted, f"after {action}"
     restart(host)
     assert host.check_output(TABLE) == wanted
-    loaded = int(unit_property(host, "nftables", "ActiveEnterTimestampMonotonic"))
+    assert SITE in host.check_output("nft list tables")
+    loaded = int(unit_property(host, "lvao-firewall", "ActiveEnterTimestampMonotonic"))
     assert 0 < loaded <= int(unit_property(host, "ssh", "InactiveExitTimestampMonotonic"))
-    assert "network-pre.target" in unit_property(host, "nftables", "Before")
+    assert {"network-pre.target", "sysinit.target"} <= {*unit_property(host, "lvao-firewall", "Before").split()}
 
 
 def test_a_boot_does_not_confirm_rules(host: Host, wanted: str) -> None:
@@ -263,14 +273,30 @@ def test_a_boot_does_not_confirm_rules(host: Host, wanted: str) -> None:
         assert host.check_output(TABLE) == wanted
 
 
-def test_it_can_be_turned_off(host: Host, clients: dict[str, str], wanted: str) -> None:
+def test_what_version_0_1_0_left_goes(host: Host, wanted: str) -> None:
+    old = "[Service]\nExecStart=\nExecStart=/usr/local/sbin/lvao-firewall load\nExecStop=\n"
+    host.check_output(f"printf '{old}' > {DROP_IN}/lvao.conf && rm {DROP_IN}/lvao-firewall.conf")
+    host.check_output("systemctl disable lvao-firewall && systemctl daemon-reload && systemctl restart nftables")
     host.check_output("nft add table inet lvao_test")
+    for check in (["--check"], []):
+        ended = converge(host, *check)
+        assert ended.returncode == 0, ended.stdout
+    assert "lvao_test" in host.check_output("nft list tables")
+    assert host.check_output(TABLE) == wanted
+    assert not host.service("nftables").is_enabled
+    assert host.service("lvao-firewall").is_enabled
+    assert host.check_output(f"ls {DROP_IN}") == "lvao-firewall.conf"
+    host.check_output("systemctl enable --now nftables")
+
+
+def test_it_can_be_turned_off(host: Host, clients: dict[str, str], wanted: str) -> None:
     ended = converge(host, firewall_enabled=False)
     assert ended.returncode == 0, ended.stdout
-    assert open_ports(ADDRESSES[0], clients["stranger"], LISTENING) == list(LISTENING)
-    assert "table inet lvao_test" in host.check_output("nft list tables")
-    assert not host.check_output("ls /etc/systemd/system/nftables.service.d")
+    for _ in range(2):
+        wait_for(lambda: open_ports(ADDRESSES[0], clients["stranger"], LISTENING) == list(LISTENING), 15, "open ports")
+        assert SITE in host.check_output("nft list tables")
+        restart(host)
+    assert not host.check_output(f"ls {DROP_IN}")
     assert "changed=0" in converge(host, firewall_enabled=False).stdout
-    host.check_output("nft delete table inet lvao_test")
     assert converge(host).returncode == 0
     assert host.check_output(TABLE) == wanted
