@@ -17,4 +17,5 @@ if "airflow" not in sys.modules:
         "AIRFLOW__CORE__LOAD_EXAMPLES": "false",
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{HOME.name}/airflow.db",
     }
-sys.path.append(str(Path(__file__).parents[2] / "roles/airflow/files/libexec"))
+LIBEXEC = Path(__file__).parents[2] / "roles/airflow/files/libexec"
+sys.path += [str(LIBEXEC), str(LIBEXEC / "python")]

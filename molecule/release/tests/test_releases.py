@@ -26,6 +26,7 @@ from conftest import (
     PROJECT,
     Airflow,
     Ended,
+    address,
     run_playbook,
     run_with_airflow,
     said,
@@ -40,9 +41,10 @@ UNITS = [f"lvao-airflow-{name}" for name in ("webserver", "log-server", "dag-pro
 SCHEDULER = "lvao-airflow-scheduler"
 # What a deploy finds its DAGs in, and further variables of all that follow.
 VALUES: dict[str, object] = {
-    "airflow_env_host": {"AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": 5},
+    "airflow_env_host": {"AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": 5, "PYTHONPATH": "/srv/of the site"},
     # It bounds a stop, and not what a deploy leaves to finish its tasks.
     "airflow_stop_timeout": "20",
+    "airflow_database_dumps_kept": 2,
 }
 
 
@@ -149,6 +151,11 @@ class Deploy:
         return self.process.wait()
 
 
+def version_of(host: Host) -> list[tuple[str, str, None]]:
+    """Name the request that must not fail while a host works for its users."""
+    return [("GET", f"http://{address(host)}:8080/api/v2/version", None)]
+
+
 @contextmanager
 def steady_runs(airflow: Airflow, every_seconds: float = 5) -> Iterator[list[str]]:
     """Trigger runs of the sleeper while the block runs, and list them in order."""
@@ -187,9 +194,7 @@ def test_a_deploy_waits_for_no_task_and_no_task_or_request_for_it(
     packages.write_text((PROJECT / "requirements/airflow.txt").read_text() + "# changed\n")
     VALUES["airflow_requirements"] = str(shutil.copy(packages, dags.parent))
     before = processes(host)
-    address = host.check_output("hostname --ip-address").split()[0]
-    asked = [("GET", f"http://{address}:8080/api/v2/version", None)]
-    with steady_requests(asked) as answers, steady_runs(airflow) as runs:
+    with steady_requests(version_of(host)) as answers, steady_runs(airflow) as runs:
         began = time.monotonic()
         ended = deploy()
         print(f"the deploy took {time.monotonic() - began:.0f} s")
@@ -269,20 +274,32 @@ def test_impossible_packages_are_refused_before_anything_changes(host: Host, lon
     assert (processes(host), live(host)) == before
 
 
-def test_dags_alone_restart_nothing(host: Host, airflow: Airflow, dags: Path, long_run: str) -> None:
+def test_dags_alone_restart_nothing_and_leave_running_tasks_their_code(
+    host: Host, airflow: Airflow, dags: Path, long_run: str, alarm: str
+) -> None:
     before, release = processes(host), live(host)
+    caught = sleep_for(airflow, 1200, alarm)
     # As a newer release may have brought it.
     other = "/etc/systemd/system/lvao-airflow-other.service"
     host.check_output(f"printf '[Service]\nExecStart=sleep 9\n' > {other}")
-    write_edition(dags, "three")
-    ended = deploy("dags")
-    assert ended.returncode == 0, ended.stdout
-    assert processes(host) == before
+    source = (dags / "sleeper.py").read_text()
+    (dags / "newcomer.py").write_text(
+        source.replace("def sleeper", "def newcomer").replace("\nsleeper()", "\nnewcomer()")
+    )
+    # As many deploys as make the task's release, and that of the old scheduler, one to remove.
+    for edition in ("three", "four"):
+        write_edition(dags, edition)
+        ended = deploy("dags", airflow_releases_kept=1)
+        assert ended.returncode == 0, ended.stdout
+        assert processes(host) == before
     assert live(host) != release
     assert not host.file(other).exists
+    assert airflow.finish("newcomer", airflow.trigger("newcomer")) == "success"
     run_id = airflow.trigger("sleeper")
     airflow.finish("sleeper", run_id)
-    assert_first_try(airflow, run_id, "three")
+    assert_first_try(airflow, run_id, "four")
+    host.check_output(f"touch {alarm}")
+    assert_first_try(airflow, caught, "two")
 
 
 def test_dags_alone_are_no_way_for_packages(host: Host, long_run: str, tmp_path: Path) -> None:
@@ -293,16 +310,19 @@ def test_dags_alone_are_no_way_for_packages(host: Host, long_run: str, tmp_path:
     assert "deploy with playbooks/deploy.yml" in said(ended)
 
 
-def test_a_rollback_brings_back_the_release_before(host: Host, airflow: Airflow, long_run: str) -> None:
+def test_a_rollback_brings_back_the_release_that_it_is_told(host: Host, airflow: Airflow, long_run: str) -> None:
     before = live(host)
-    ended = deploy("rollback")
+    previous = host.check_output("basename $(realpath /opt/airflow/previous)")
+    ended = deploy("rollback", airflow_rollback_release=previous)
     assert ended.returncode == 0, ended.stdout
-    assert live(host) != before
+    assert live(host) == previous != before
     run_id = airflow.trigger("sleeper")
     airflow.finish("sleeper", run_id)
-    assert_first_try(airflow, run_id, "two")
+    assert_first_try(airflow, run_id, "three")
     listed = said(deploy("releases"))
-    assert re.search(rf"{live(host)} made \S+ by \S+ commit \S+ Airflow [0-9.]+ current, confirmed", listed)
+    assert re.search(
+        rf"{live(host)} made \S+ by \S+ deployed \S+ by \S+ commit \S+ Airflow [0-9.]+ current, confirmed", listed
+    )
     unknown = deploy("rollback", airflow_rollback_release="000000000000")
     assert "There is no release 000000000000" in said(unknown)
 
@@ -366,6 +386,7 @@ def test_killed_deploys_leave_a_running_airflow_and_the_next_one_works(
             killed.wait_until_it_says(moment)
         assert host.file("/opt/airflow/current/release.json").exists
         wait_for(lambda: airflow.health() == HEALTHY, 90, f"health after: {moment}")
+        assert airflow.finish("sleeper", airflow.trigger("sleeper")) == "success", f"a task after: {moment}"
     ended = deploy()
     assert ended.returncode == 0, ended.stdout
     assert "took over" in said(ended).lower() or "taken over" in said(ended).lower()
@@ -581,16 +602,18 @@ def has_tables(host: Host) -> bool:
 SLOW = 'op.execute("SELECT pg_sleep(20)")'
 
 
-def test_without_room_for_its_dump_a_database_is_not_migrated(host: Host, tmp_path: Path) -> None:
+def test_a_database_that_cannot_be_dumped_is_not_migrated(host: Host, tmp_path: Path) -> None:
     before = processes(host), live(host)
-    dumps = "/var/backups/lvao-airflow"
+    dumps, old = "/var/backups/lvao-airflow", "/usr/local/bin/pg_dump"
     host.check_output(f"mkdir --parents {dumps} && mount -t tmpfs -o size=64k,mode=0700 tmpfs {dumps}")
+    host.check_output(f"printf '#!/bin/sh\necho \"pg_dump (PostgreSQL) 9.6.24\"\n' > {old} && chmod +x {old}")
     try:
         ended = deploy(airflow_requirements=lock_with_migration(host, tmp_path, upgrade=SLOW))
     finally:
-        host.check_output(f"umount {dumps}")
+        host.check_output(f"umount {dumps} && rm {old}")
     assert ended.returncode != 0
     assert f"{dumps} on {HOST} has 64.00 KB left" in said(ended)
+    assert f"and pg_dump on {HOST} is 9, which is older" in said(ended)
     assert (processes(host), live(host)) == before
 
 
@@ -609,6 +632,12 @@ def test_a_migration_waits_for_the_tasks_outlives_its_deploy_and_can_be_undone(
             reason = "finishes its tasks before the new one starts: the database schema moves."
             assert reason in " ".join(waiting.said.split())
             if wake:
+                for _ in range(3):
+                    waiting.wait_until_it_says("wait | Let some time pass")
+                assert (
+                    max(map(int, re.findall(r"After (\d+) s", waiting.said)))
+                    > values["airflow_scheduler_drain_timeout"]
+                )
                 host.check_output(f"touch {alarm}")
                 waiting.wait_until_it_says("dump | Dump")  # which it says once it has
     assert_first_try(airflow, run_id, edition)
@@ -617,8 +646,10 @@ def test_a_migration_waits_for_the_tasks_outlives_its_deploy_and_can_be_undone(
     with Deploy(**values):
         wait_for(lambda: host.service("lvao-airflow-migration").is_running, 300, "the migration to begin")
     # It goes on without the deploy, and the next one waits for it.
-    ended = deploy(**values)
+    with steady_requests(version_of(host)) as answers:
+        ended = deploy(**values)
     assert ended.returncode == 0, ended.stdout
+    assert {answer.status for answer in answers} == {200}
     said_back = host.check_output("journalctl --no-pager --output=cat --unit=lvao-airflow-way-back")
     assert f"The database has been migrated for {live(host)}: it goes live." in said_back
     assert f"the database's schema has moved since {before}: the host stays on it" in said_back
@@ -658,7 +689,7 @@ def test_a_migration_that_fails_changes_nothing(
     assert airflow.finish("sleeper", run_id) == "success"
 
 
-def test_old_releases_and_environments_are_removed(host: Host) -> None:
+def test_old_releases_environments_and_dumps_are_removed(host: Host) -> None:
     links = "realpath /opt/airflow/{current,confirmed,previous} /opt/airflow/schedulers/*"
     used = {*host.check_output(f"bash -c '{links}'").split()}
     releases = {*host.check_output("ls -d /opt/airflow/releases/*").split()}
@@ -666,3 +697,4 @@ def test_old_releases_and_environments_are_removed(host: Host) -> None:
     assert 5 <= len(releases) <= 5 + len(used)
     wanted = {*host.check_output("realpath /opt/airflow/releases/*/venv").split()}
     assert {*host.check_output("ls -d /opt/airflow/venvs/*").split()} == wanted
+    assert len(host.check_output("ls /var/backups/lvao-airflow/*.pgc").split()) == VALUES["airflow_database_dumps_kept"]
