@@ -1,5 +1,7 @@
 """What the tests of all scenarios share: Airflow as seen from its host, and the values that it was deployed with."""
 
+import base64
+import hmac
 import http.client
 import itertools
 import json
@@ -67,8 +69,9 @@ def value(host: Host, expression: str) -> Json:
 
 
 def address(host: Host) -> str:
-    """Say at which address this machine reaches a host."""
-    return os.environ.get("LVAO_ADDRESS") or host.check_output("hostname --ip-address").split()[0]
+    """Say at which IPv4 address this machine reaches a host."""
+    addresses = host.check_output("hostname --ip-address").split()
+    return os.environ.get("LVAO_ADDRESS") or next(address for address in addresses if "." in address)
 
 
 def reboot(host: Host) -> None:
@@ -268,6 +271,24 @@ class Public:
         return answer, content
 
 
+def signed_like(token: str, secret: str, **claims: str | float) -> str:
+    """Make a token of Airflow's API like another, valid for a minute, but for some claims.
+
+    Args:
+        token: The other.
+        secret: What to sign it with.
+        claims: Those that differ.
+
+    Returns:
+        The token.
+    """
+    header, payload = (json.loads(base64.urlsafe_b64decode(f"{part}==")) for part in token.split(".")[:2])
+    parts = [json.dumps(part).encode() for part in (header, payload | {"exp": time.time() + 60} | claims)]
+    text = ".".join(base64.urlsafe_b64encode(part).decode().rstrip("=") for part in parts)
+    signature = hmac.digest(secret.encode(), text.encode(), header["alg"].replace("HS", "sha"))
+    return f"{text}.{base64.urlsafe_b64encode(signature).decode().rstrip('=')}"
+
+
 class Airflow:
     """Airflow's API, called on the host itself."""
 
@@ -294,20 +315,26 @@ class Airflow:
         return status, answer.get("access_token", "")
 
     def call(
-        self, method: str, path: str, body: dict[str, Any] | None = None, token: str | None = None
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None = None,
+        token: str | None = None,
+        root: str = "/api/v2",
     ) -> tuple[int, Any]:
         """Call the API, as admin unless told otherwise.
 
         Args:
             method: HTTP method.
-            path: Path below `/api/v2`.
+            path: Path below the root.
             body: What to send, as JSON.
             token: What to show instead of the admin's token.
+            root: That of the API.
 
         Returns:
             The HTTP status, and the answer.
         """
-        return self._call(method, f"/api/v2{path}", body, token or self.login(self.password)[1])
+        return self._call(method, f"{root}{path}", body, token or self.login(self.password)[1])
 
     def _call(self, method: str, path: str, body: dict[str, Any] | None, token: str) -> tuple[int, Any]:
         command = ["curl", "--silent", "--request", method, "--write-out", "\n%{http_code}"]

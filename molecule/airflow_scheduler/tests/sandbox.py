@@ -59,6 +59,7 @@ def allow_core_dumps() -> None:
 
 FORBIDDEN: dict[str, Callable[[], object]] = {
     "read the environment of all processes": read("/opt/airflow/secrets/current/env.d/10-keys.env"),
+    "read a fragment of the environment": read("/etc/airflow/env.d/90-extra.env"),
     "write a DAG": append("/opt/airflow/current/dags/planted.py"),
     "write a package": append(f"{sys.prefix}/planted.py"),
     "write a plugin": append("/var/lib/airflow/planted.py"),

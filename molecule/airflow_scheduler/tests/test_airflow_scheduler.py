@@ -36,3 +36,16 @@ def test_it_starts_once_the_execution_api_answers(host: Host, airflow: Airflow) 
     wait_for(lambda: host.service(UNIT).is_running, 60, "it to start")
     run_id = airflow.trigger("log_canary")
     assert airflow.finish("log_canary", run_id) == "success", journal(host, UNIT)
+
+
+def test_one_that_ends_at_its_start_is_not_waited_for(host: Host) -> None:
+    live = unit_property(host, UNIT, "Id").removesuffix(".service")
+    other = f"{UNIT}-{'b' if live.endswith('a') else 'a'}"
+    link, drop_in = f"/opt/airflow/schedulers/{other}", f"/run/systemd/system/{other}.service.d"
+    host.check_output(f"ln --symbolic --no-dereference --force $(realpath /opt/airflow/current) {link}")
+    host.check_output(
+        f"mkdir {drop_in} && printf '[Service]\nExecStart=\nExecStart=false\nRestart=no\n' > {drop_in}/a.conf"
+    )
+    ended = host.run(f"systemctl daemon-reload && timeout 50 systemctl start {other}")
+    host.check_output(f"rm --recursive {link} {drop_in} && systemctl daemon-reload && systemctl reset-failed {other}")
+    assert ended.rc == 1

@@ -14,6 +14,7 @@ COMPONENTS = ["scheduler", "dag-processor", "triggerer", "log-server"]
 
 FORBIDDEN = {
     "read the environment of all processes": "EACCES",
+    "read a fragment of the environment": "EACCES",
     "write a DAG": "EROFS",
     "write a package": "EROFS",
     "write a plugin": "EROFS",

@@ -1,6 +1,20 @@
 """Airflow's UI and API."""
 
-from conftest import Airflow, assert_that_it_is_sandboxed, assert_that_it_keeps_running, unit_property, wait_for
+import json
+import time
+import uuid
+from typing import Any
+
+import pytest
+from conftest import (
+    Airflow,
+    assert_that_it_is_sandboxed,
+    assert_that_it_keeps_running,
+    signed_like,
+    unit_property,
+    value,
+    wait_for,
+)
 from testinfra.host import Host
 
 UNIT = "lvao-airflow-webserver"
@@ -29,6 +43,34 @@ def test_a_stranger_learns_nothing(airflow: Airflow) -> None:
     forged = airflow.login(airflow.password)[1].rpartition(".")[0] + ".forged"
     for path in ("/dags", "/connections", "/variables", "/config"):
         assert airflow.call("GET", path, token=forged)[0] in {401, 403}
+
+
+AS_A_TASK = {"aud": "urn:airflow.apache.org:task", "sub": str(uuid.uuid4())}
+
+
+@pytest.mark.parametrize(
+    ("path", "claims", "accepted"),
+    [("/api/v2/dags", {}, 200), ("/execution/connections/none", AS_A_TASK, 404)],
+    ids=["of a person", "of a task"],
+)
+def test_a_forged_or_expired_token_is_refused(
+    host: Host, airflow: Airflow, path: str, claims: dict[str, str], accepted: int
+) -> None:
+    token, secret = airflow.login(airflow.password)[1], value(host, "airflow_jwt_secret")
+
+    def ask(token: str) -> tuple[int, Any]:
+        return airflow.call("GET", path, token=token, root="")
+
+    assert ask(signed_like(token, secret, **claims))[0] == accepted
+    for refused in (
+        signed_like(token, "x" * len(secret), **claims),
+        signed_like(token, secret, **claims, exp=time.time() - 60),
+        signed_like(token, secret, **claims | {"aud": "another"}),
+        signed_like(token, secret, **claims).rpartition(".")[0] + ".",
+    ):
+        status, answer = ask(refused)
+        assert status in {401, 403}
+        assert "Traceback" not in json.dumps(answer)
 
 
 def test_the_configuration_is_shown_to_nobody(airflow: Airflow) -> None:

@@ -4,10 +4,11 @@ import os
 import secrets
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 
 import pytest
-from conftest import PROJECT, Airflow, Public
+from conftest import PROJECT, Airflow, Public, signed_like, value
 from playwright.sync_api import Page, sync_playwright
 from testinfra.host import Host
 
@@ -81,13 +82,18 @@ def test_a_person_logs_in_and_reads_the_log_of_a_task(page: Page, airflow: Airfl
     assert all(cookie["secure"] for cookie in cookies)
 
 
-def test_a_session_that_has_expired_must_log_in_again(page: Page) -> None:
-    page.context.clear_cookies()
+def test_a_session_that_has_expired_must_log_in_again(host: Host, page: Page) -> None:
+    token = next(cookie for cookie in page.context.cookies() if cookie["name"] == "_token")
+    expired = signed_like(token["value"], value(host, "airflow_jwt_secret"), exp=time.time() - 60)
+    page.context.add_cookies([token | {"value": expired}])
+    database = value(host, "airflow_database_name")
+    query = "UPDATE session SET expiry = now() - interval '1 minute'"
+    host.check_output(f'runuser -u postgres -- psql {database} -c "{query}"')
     page.goto(f"https://{DOMAIN}/dags/log_canary")
     page.locator("#password").wait_for()
 
 
-def test_guesses_of_a_password_are_limited(page: Page) -> None:
+def test_guesses_of_a_password_are_limited_for_each_who_guesses(host: Host, page: Page, public: Public) -> None:
     statuses = []
     for _ in range(8):
         with page.expect_response(lambda answer: answer.request.method == "POST") as answered:
@@ -95,3 +101,7 @@ def test_guesses_of_a_password_are_limited(page: Page) -> None:
         statuses.append(answered.value.status)
     assert statuses[-1] == 429
     assert "Traceback" not in page.content()
+    assert public.ask("POST", "/auth/login/")[0].status == 429
+    # Another client, though the proxy asks for both, is told what its form lacks.
+    command = f"curl --silent --insecure --request POST --resolve {DOMAIN}:443:127.0.0.1 --write-out '%{{http_code}}'"
+    assert host.check_output(f"{command} --output /dev/null https://{DOMAIN}/auth/login/") in {"200", "302", "400"}
