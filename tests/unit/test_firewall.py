@@ -111,7 +111,7 @@ def test_a_database_and_a_storage_are_open_to_the_hosts_of_airflow(inventory: Pa
     airflow = ["172.29.213.11", "172.29.213.12"]
     assert openings(inventory) == {
         "scheduler": {8793: airflow[1:], 8794: airflow[1:]},
-        "webserver": {8080: airflow[:1]},
+        "webserver": {80: ["everybody"], 443: ["everybody"], 8080: airflow[:1]},
         "database": {5432: airflow},
         "storage": {8090: airflow},
     }

@@ -12,6 +12,7 @@ from conftest import (
     HEALTHY,
     SITE,
     Airflow,
+    Public,
     open_ports,
     run_playbook,
     run_with_airflow,
@@ -53,11 +54,22 @@ def test_the_webserver_listens_where_the_scheduler_reaches_it(hosts: dict[str, H
     assert {line.split()[3] for line in listening} == {"172.29.213.12:8080", "127.0.0.1:8081"}
 
 
+@pytest.mark.parametrize("network", ["172.29.213.", "fd29:213::"], ids=["IPv4", "IPv6"])
 @pytest.mark.parametrize("name", SITE)
-def test_from_outside_ssh_alone_is_open(hosts: dict[str, Host], name: str) -> None:
+def test_from_outside_ssh_alone_is_open_and_https_where_people_come_in(
+    hosts: dict[str, Host], name: str, network: str
+) -> None:
     everywhere = r"ss -ltnH | awk '$4 !~ /^(127\.|\[::1\])/' | wc -l"
     assert int(hosts[name].check_output(everywhere)) > 1  # something else listens, too
-    assert open_ports(f"172.29.213.{SITE.index(name) + 11}") == [22]
+    found = open_ports(f"{network}{SITE.index(name) + 11}")
+    assert found == ([22, 80, 443] if name == "webserver" else [22])
+    print(f"open on {name}, at {network}: {found}")
+
+
+def test_people_come_in_and_tasks_of_others_do_not(host: Host) -> None:
+    public = Public(host, "airflow.lvao.test")
+    assert public.ask("GET", "/api/v2/version")[0].status == 200
+    assert public.ask("GET", "/execution/health")[0].status == 404
 
 
 def test_each_host_finds_open_what_it_needs_of_the_others() -> None:
