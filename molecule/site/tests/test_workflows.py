@@ -367,9 +367,9 @@ def test_a_pull_request_is_told_what_it_would_change(clone: Path, forge: Forge, 
     )
     steps = forge.start("refs/heads/topic", ".github/workflows/plan.yml", "plan")
     assert not failed(steps), steps[-1].said
-    fragments = steps[-1].said.split("Render the environment fragments")[1].split("TASK")[0]
-    # Which may hold secrets, so that a plan does not say of what they consist.
-    assert "changed: [lvao-preprod]" in fragments
+    written = steps[-1].said.split("Write the environment of the next release")[1].split("TASK")[0]
+    # Which may hold secrets, so that a plan does not say of what it consists.
+    assert "changed: [lvao-preprod]" in written
     assert "by-a-branch" not in steps[-1].said
 
 
