@@ -43,6 +43,12 @@ os.environ |= {"ANSIBLE_FORCE_COLOR": "false", "ANSIBLE_NOCOLOR": "true"}
 def pytest_configure(config: pytest.Config) -> None:
     """Make known what tests are marked with."""
     config.addinivalue_line("markers", "any_debian: the same on every Debian, and tested on 13 alone")
+    config.addinivalue_line("markers", "last: takes away what other tests need")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run what takes away something when nobody needs it any more."""
+    items.sort(key=lambda item: item.get_closest_marker("last") is not None)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -468,6 +474,23 @@ def run_playbook(playbook: str, hosts: str, *arguments: str) -> Ended:
     return subprocess.run(
         command, cwd=PROJECT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
     )
+
+
+def apply_role(host: Host, role: str, *arguments: str, entry_point: str = "main", **values: object) -> Ended:
+    """Apply a role by itself, with some values changed.
+
+    Args:
+        host: Where to apply it.
+        role: Its name.
+        arguments: Further arguments of ansible-playbook.
+        entry_point: Which of its task files.
+        values: Variables that win over the inventory's.
+
+    Returns:
+        The ended process, as of `run_playbook`.
+    """
+    extra = json.dumps(values | {"role": role, "entry_point": entry_point})
+    return run_playbook("../molecule/shared/role", host.backend.get_hostname(), *arguments, "--extra-vars", extra)
 
 
 def said(ended: Ended) -> str:

@@ -1,6 +1,5 @@
 """A firewall that lets in what it should and nothing else, at any time, and lets nobody lock themselves out."""
 
-import json
 import os
 import shlex
 import subprocess
@@ -10,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import INVENTORY, PROJECT, open_ports, run_playbook, unit_property, wait_for
+from conftest import INVENTORY, PROJECT, apply_role, open_ports, unit_property, wait_for
 from testinfra.host import Host
 
 ADDRESSES = ["172.29.214.11", "fd29:214::11"]
@@ -184,8 +183,7 @@ def test_who_would_be_cut_off_is_told_so(host: Host, wanted: str, values: dict, 
 
 def converge(host: Host, *arguments: str, **values: object) -> subprocess.CompletedProcess[str]:
     """Apply the role, with some values changed."""
-    name = host.backend.get_hostname()
-    return run_playbook("../molecule/shared/converge", name, "--extra-vars", json.dumps(values), *arguments)
+    return apply_role(host, "firewall", *arguments, **values)
 
 
 def test_sources_may_be_narrowed_to_where_ansible_is(host: Host, clients: dict[str, str]) -> None:

@@ -1,0 +1,226 @@
+"""The public side of the reverse proxy: HTTPS, and nothing that is for the environment's own hosts."""
+
+import json
+import os
+import ssl
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import requests
+from conftest import Public, apply_role, unit_property, wait_for
+from test_reverse_proxy import UPSTREAM, run_upstream
+from testinfra.host import Host
+
+# Airflow's webserver is away meanwhile.
+pytestmark = pytest.mark.last
+DOMAIN = "airflow.lvao.test"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _upstream(host: Host) -> Iterator[None]:
+    yield from run_upstream(host)
+
+
+@pytest.fixture(scope="module")
+def public(host: Host) -> Public:
+    """The proxy's public side."""
+    return Public(host, DOMAIN)
+
+
+def test_plain_http_is_sent_to_https(public: Public) -> None:
+    answer = requests.get(
+        f"http://{public.address}/dags?x=1", headers={"Host": DOMAIN}, allow_redirects=False, timeout=30
+    )
+    assert (answer.status_code, answer.headers["Location"]) == (308, f"https://{DOMAIN}/dags?x=1")
+
+
+def test_it_speaks_tls_1_2_and_newer(public: Public) -> None:
+    for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+        connection = public.connect(minimum_version=version, maximum_version=version)
+        assert connection.sock.version() == version.name.replace("_", ".")
+        connection.close()
+    with pytest.raises(ssl.SSLError, match=r"(?i)protocol.version"):
+        public.connect(minimum_version=ssl.TLSVersion.TLSv1, maximum_version=ssl.TLSVersion.TLSv1_1)
+
+
+def test_it_answers_to_its_own_name_alone(public: Public) -> None:
+    with pytest.raises(ssl.SSLError, match=r"(?i)alert"):
+        public.connect("other.lvao.test")
+
+
+def test_browsers_are_told_to_be_careful(public: Public) -> None:
+    answer, _ = public.ask("GET", "/")
+    assert answer.status == 200
+    assert answer.getheader("Strict-Transport-Security") == "max-age=31536000"
+    assert answer.getheader("X-Content-Type-Options") == "nosniff"
+    assert "frame-ancestors 'self'" in answer.getheader("Content-Security-Policy")
+    assert "Caddy" not in (answer.getheader("Server") or "")
+
+
+@pytest.mark.parametrize(
+    "path", ["/execution", "/execution/health", "//execution/health", "/%65xecution/health", "/x/../execution/health"]
+)
+def test_what_tasks_report_is_not_for_the_public(public: Public, path: str) -> None:
+    assert public.ask("GET", path)[0].status == 404
+    assert requests.get(f"http://{public.address}:8080/execution/health", timeout=30).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/auth/token", "/auth/token/cli", "/auth//token", "/auth/api/v1/security/login"])
+def test_nobody_outside_guesses_passwords_where_airflow_counts_none(public: Public, path: str) -> None:
+    assert public.ask("POST", path, b"{}")[0].status == 403
+    assert requests.post(f"http://{public.address}:8080/auth/token", json={}, timeout=30).status_code == 200
+
+
+def test_what_is_too_large_is_refused(host: Host, public: Public) -> None:
+    body = os.urandom(9_000_000)
+    answer, content = public.ask("POST", "/", body)
+    assert (answer.status, content) == (200, body)
+    # Unlike Python's client, curl listens while it sends.
+    send = "head --bytes 20000000 /dev/zero | curl --silent --insecure --data-binary @- --write-out '%{http_code}'"
+    assert host.check_output(f"{send} --resolve {DOMAIN}:443:127.0.0.1 https://{DOMAIN}/") == "413"
+
+
+def test_the_upstream_knows_of_https_and_who_asks(public: Public) -> None:
+    forged = {"X-Forwarded-For": "192.0.2.1", "X-Forwarded-Proto": "http"}
+    told = dict(json.loads(line) for line in public.ask("GET", "/", headers=forged)[1].splitlines())
+    assert (told["Host"], told["X-Forwarded-Proto"]) == (DOMAIN, "https")
+    assert "192.0.2.1" not in told["X-Forwarded-For"]
+
+
+def test_it_holds_requests_while_the_upstream_restarts(host: Host, public: Public) -> None:
+    for method, body in (("GET", None), ("POST", b"held")):
+        host.check_output(f"systemctl restart --no-block {UPSTREAM}")
+        wait_for(lambda: unit_property(host, UPSTREAM, "SubState") == "start-pre", 10, "the upstream to be away")
+        answer, content = public.ask(method, "/", body)
+        assert answer.status == 200
+        assert body in (None, content)
+
+
+def test_each_request_is_logged_without_what_is_secret(host: Host, public: Public) -> None:
+    secret = {"Authorization": "Bearer marked-secret", "Cookie": "_token=marked-secret"}
+    public.ask("GET", "/marked-path", headers=secret)
+
+    def logged() -> list[dict]:
+        lines = host.check_output("journalctl --unit=caddy --output=cat --lines=50").splitlines()
+        return [json.loads(line) for line in lines if "marked-path" in line]
+
+    entry = wait_for(logged, 10, "the request in the journal")[0]
+    assert (entry["status"], entry["request"]["method"], entry["request"]["host"]) == (200, "GET", DOMAIN)
+    assert host.run("journalctl --unit=caddy | grep marked-secret").rc == 1
+
+
+@pytest.fixture(scope="module")
+def _restored(host: Host) -> Iterator[None]:
+    """Bring back in the end what the tests before have looked at."""
+    yield
+    ended = apply_role(host, "reverse_proxy")
+    assert ended.returncode == 0, ended.stdout
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Callable[[str], dict[str, str]]:
+    """Make certificates that are their own authorities."""
+
+    def make(name: str) -> dict[str, str]:
+        files = [tmp_path / f"{name}.pem", tmp_path / f"{name}.key"]
+        command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+        command += ["-days", "30", "-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}"]
+        subprocess.run([*command, "-out", files[0], "-keyout", files[1]], check=True, capture_output=True)
+        return {
+            "reverse_proxy_tls": "files",
+            "reverse_proxy_certificate": files[0].read_text(),
+            "reverse_proxy_certificate_key": files[1].read_text(),
+        }
+
+    return make
+
+
+@pytest.mark.usefixtures("_restored")
+def test_a_site_brings_its_certificate_its_accounts_and_who_may_ask(
+    host: Host, public: Public, certificate: Callable[[str], dict[str, str]]
+) -> None:
+    brought = certificate(DOMAIN)
+    ended = apply_role(
+        host,
+        "reverse_proxy",
+        **brought,
+        reverse_proxy_sources=["127.0.0.0/8", "2001:db8::/32"],
+        reverse_proxy_token_sources=["127.0.0.0/8"],
+        reverse_proxy_accounts={"lvao": host.check_output("caddy hash-password --plaintext fake-password")},
+    )
+    assert ended.returncode == 0, ended.stdout
+    public.authority = brought["reverse_proxy_certificate"]
+    answer, content = public.ask("GET", "/")
+    assert (answer.status, content) == (403, b"")
+    host.check_output(f"cat > /root/authority.pem <<'EOF'\n{public.authority}EOF")
+    local = (
+        f"curl --silent --cacert /root/authority.pem --resolve {DOMAIN}:443:127.0.0.1 --write-out '\\n%{{http_code}}'"
+    )
+    assert host.check_output(f"{local} https://{DOMAIN}/").endswith("401")
+    assert host.check_output(f"{local} --user lvao:wrong https://{DOMAIN}/").endswith("401")
+    said = host.check_output(f"{local} --user lvao:fake-password https://{DOMAIN}/auth/token")
+    assert said.endswith("200")
+    assert "Authorization" not in said
+    for secret in ("/etc/caddy/Caddyfile", "/etc/caddy/tls/key.pem"):
+        assert host.run(f"runuser -u nobody -- cat {secret}").failed
+
+
+def test_a_certificate_that_does_not_fit_is_refused_and_changes_nothing(
+    host: Host, certificate: Callable[[str], dict[str, str]]
+) -> None:
+    before = host.file("/etc/caddy/Caddyfile").content
+    values = certificate("other.lvao.test")
+    values["reverse_proxy_certificate_key"] = certificate(DOMAIN)["reverse_proxy_certificate_key"]
+    ended = apply_role(host, "reverse_proxy", **values)
+    assert ended.returncode == 2
+    said = " ".join(ended.stdout.split())
+    assert f"reverse_proxy_certificate is for other.lvao.test and not for reverse_proxy_domain, {DOMAIN}" in said
+    assert "does not belong to reverse_proxy_certificate_key" in said
+    assert host.file("/etc/caddy/Caddyfile").content == before
+
+
+AUTHORITY = """{
+	admin off
+	storage file_system /root/authority
+	http_port 9080
+	https_port 9443
+	skip_install_trust
+}
+https://authority.lvao.test:9443 {
+	tls internal
+	acme_server
+}
+"""
+
+
+@pytest.mark.usefixtures("_restored")
+def test_an_authority_issues_its_certificate(host: Host, public: Public) -> None:
+    root = "/root/authority/pki/authorities/local/root.crt"
+    # Docker mounts the file, which so cannot be replaced by another.
+    host.check_output(f"echo '127.0.0.1 authority.lvao.test {DOMAIN}' >> /etc/hosts")
+    host.check_output(f"cat > /root/authority.conf <<'EOF'\n{AUTHORITY}EOF")
+    run = "caddy run --adapter caddyfile --config /root/authority.conf"
+    host.check_output(f"systemd-run --unit=lvao-test-authority --setenv=HOME=/root {run}")
+    wait_for(lambda: host.file(root).exists, 15, "the authority's certificate")
+    host.check_output(f"cp {root} /usr/local/share/ca-certificates/authority.crt && update-ca-certificates")
+    host.check_output("systemctl restart caddy")
+    ended = apply_role(
+        host,
+        "reverse_proxy",
+        reverse_proxy_tls="acme",
+        reverse_proxy_acme_email="ops@lvao.test",
+        reverse_proxy_acme_directory="https://authority.lvao.test:9443/acme/local/directory",
+    )
+    assert ended.returncode == 0, ended.stdout
+    public.authority = host.file(root).content_string
+
+    def answers() -> bool:
+        try:
+            return public.ask("GET", "/")[0].status == 200
+        except ssl.SSLError:
+            return False
+
+    wait_for(answers, 60, "the certificate")
+    host.check_output("systemctl stop lvao-test-authority")

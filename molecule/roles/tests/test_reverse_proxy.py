@@ -1,0 +1,154 @@
+"""A reverse proxy that holds requests while what is behind it restarts."""
+
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import requests
+from conftest import apply_role, assert_that_it_is_sandboxed, steady_requests, unit_property, wait_for
+from testinfra.host import Host
+
+# Airflow's webserver is away meanwhile.
+pytestmark = pytest.mark.last
+WEBSERVER, UPSTREAM = "lvao-airflow-webserver", "lvao-test-upstream"
+
+
+@pytest.fixture(scope="module")
+def url(host: Host) -> str:
+    """Address of the proxy, as others than its host reach it."""
+    return f"http://{host.check_output('hostname --ip-address')}:8080"
+
+
+def run_upstream(host: Host) -> Iterator[None]:
+    """Run an upstream whose restart takes four seconds and more in the webserver's place, as a fixture does."""
+    source = Path(__file__).with_name("upstream.py").read_text()
+    host.check_output(f"cat > /root/upstream.py <<'EOF'\n{source}\nEOF")
+    host.check_output(f"systemctl stop {WEBSERVER}")
+    properties = "-p RuntimeDirectory=lvao-airflow-webserver/gate -p 'ExecStartPre=/usr/bin/sleep 4' -p KillMode=mixed"
+    host.check_output(f"systemd-run --no-block --unit={UPSTREAM} {properties} python3 /root/upstream.py")
+    wait_for(lambda: host.file("/run/lvao-airflow-webserver/gate/open").exists, 15, "the upstream")
+    yield
+    host.check_output(f"systemctl stop {UPSTREAM} && systemctl start --no-block {WEBSERVER}")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _upstream(host: Host) -> Iterator[None]:
+    yield from run_upstream(host)
+
+
+def test_no_request_fails_while_the_upstream_restarts(host: Host, url: str) -> None:
+    with steady_requests([("GET", f"{url}/", None), ("POST", f"{url}/", {"name": "x"})]) as answers:
+        time.sleep(2)
+        for _ in range(3):
+            host.check_output(f"systemctl restart {UPSTREAM}")
+            time.sleep(2)
+    assert len(answers) > 300
+    assert {answer.status for answer in answers} == {200}
+    assert max(answer.seconds for answer in answers) > 4
+
+
+def test_what_is_under_way_ends_well(host: Host, url: str) -> None:
+    with ThreadPoolExecutor() as pool:
+        answer = pool.submit(requests.post, f"{url}/?6", data="slow", timeout=30)
+        time.sleep(1)
+        host.check_output(f"systemctl restart {UPSTREAM}")
+        assert answer.result().text == "slow"
+
+
+def test_a_large_body_arrives_whole_though_it_is_held(host: Host, url: str) -> None:
+    body = os.urandom(5_000_000)
+    host.check_output(f"systemctl restart --no-block {UPSTREAM}")
+    wait_for(lambda: unit_property(host, UPSTREAM, "SubState") == "start-pre", 10, "the upstream to be away")
+    assert requests.post(f"{url}/", data=body, headers={"Expect": "100-continue"}, timeout=30).content == body
+
+
+def test_a_stream_arrives_as_it_is_made_and_outlives_a_reload(host: Host, url: str) -> None:
+    began = time.monotonic()
+    with requests.get(f"{url}/?6", stream=True, timeout=30) as answer:
+        arrived = {}
+        for line in answer.iter_lines(chunk_size=1):
+            arrived[line] = time.monotonic() - began
+            if line == b"1":
+                host.check_output("systemctl reload caddy")
+    assert list(arrived) == [b"0", b"1", b"2", b"3", b"4", b"5"]
+    assert arrived[b"0"] < 1
+    assert arrived[b"5"] > 4
+
+
+def test_a_reload_of_the_proxy_is_no_outage(host: Host, url: str) -> None:
+    with steady_requests([("GET", f"{url}/", None), ("POST", f"{url}/", {"name": "x"})], per_second=50) as answers:
+        for _ in range(5):
+            host.check_output("systemctl reload caddy")
+            time.sleep(1)
+    assert len(answers) > 200
+    # A reload may reset a connection that comes at that moment; only a change of the configuration of Caddy reloads it.
+    assert sum(answer.status != 200 for answer in answers) <= 5
+
+
+def test_the_upstream_is_told_who_asks_and_nobody_forges_it(url: str) -> None:
+    forged = {"X-Forwarded-For": "192.0.2.1", "X-Forwarded-Proto": "https"}
+    lines = requests.get(f"{url}/", headers=forged, timeout=30).text.splitlines()
+    told = dict(json.loads(line) for line in lines)
+    assert "192.0.2.1" not in told["X-Forwarded-For"]
+    assert told["X-Forwarded-Proto"] == "http"
+    assert f"http://{told['Host']}" == url
+
+
+def test_it_is_closed_to_what_it_does_not_need(host: Host) -> None:
+    assert_that_it_is_sandboxed(host, "caddy")
+
+
+def test_it_may_listen_below_port_1024_and_has_no_other_privilege(host: Host) -> None:
+    # In a container everybody may.
+    status = host.check_output(f"cat /proc/{unit_property(host, 'caddy', 'MainPID')}/status")
+    privileges = {name: int(mask, 16) for name, mask in re.findall(r"^Cap(\w+):\s+(\w+)$", status, re.MULTILINE)}
+    cap_net_bind_service = 1 << 10
+    assert privileges == dict.fromkeys(("Inh", "Prm", "Eff", "Bnd", "Amb"), cap_net_bind_service)
+
+
+def test_what_it_may_write_to_is_named(host: Host) -> None:
+    mounts = host.check_output(f"cat /proc/{unit_property(host, 'caddy', 'MainPID')}/mountinfo").splitlines()
+    writable = {path for _, _, _, _, path, options, *_ in map(str.split, mounts) if options.startswith("rw")}
+    of_the_kernel = {path for path in writable if path.startswith(("/dev/", "/proc", "/sys/"))}
+    assert " ".join(sorted(writable - of_the_kernel)) == "/run/caddy /tmp /var/lib/caddy /var/tmp"
+
+
+def test_nobody_else_configures_it(host: Host) -> None:
+    ask = "curl --silent --unix-socket /run/caddy/admin.sock http://localhost/config/"
+    assert host.run(ask).succeeded
+    assert host.run(f"runuser -u nobody -- {ask}").failed
+
+
+def test_it_runs_now_and_at_boot_and_after_a_failure(host: Host, url: str) -> None:
+    assert host.service("caddy").is_enabled
+    before = unit_property(host, "caddy", "MainPID")
+    host.check_output(f"kill -KILL {before}")
+    wait_for(lambda: unit_property(host, "caddy", "MainPID") not in {"0", before}, 15, "it to come back")
+    wait_for(lambda: host.service("caddy").is_running, 15, "it to run")
+    assert requests.get(f"{url}/", timeout=30).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"reverse_proxy_host": "192.0.2.1"},
+            "reverse_proxy_host is '192.0.2.1': it must be 127.0.0.1, 0.0.0.0, or an address of the",
+        ),
+        (
+            {"reverse_proxy_port": 22},
+            "reverse_proxy_port is 22 and reverse_proxy_domain wants 80 and 443, on which ssh.service listens:",
+        ),
+    ],
+)
+def test_what_cannot_work_is_refused_and_changes_nothing(host: Host, values: dict, message: str) -> None:
+    before = host.file("/etc/caddy/Caddyfile").content
+    ended = apply_role(host, "reverse_proxy", **values)
+    assert ended.returncode == 2, ended.stdout
+    assert message in " ".join(ended.stdout.replace('\\"', '"').split())
+    assert host.file("/etc/caddy/Caddyfile").content == before
