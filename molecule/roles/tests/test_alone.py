@@ -8,7 +8,7 @@ from testinfra.host import Host
 
 
 # Tests of their own apply `airflow_database`, `baseline` and `reverse_proxy` alone.
-@pytest.mark.parametrize("role", ["airflow", "airflow_logging", "airflow_webserver", "airflow_scheduler"])
+@pytest.mark.parametrize("role", ["airflow_logging", "airflow_webserver", "airflow_scheduler"])
 def test_a_role_alone_finds_nothing_to_change(host: Host, role: str) -> None:
     ended = apply_role(host, role)
     assert ended.returncode == 0, ended.stdout
