@@ -644,7 +644,7 @@ def test_a_migration_waits_for_the_tasks_outlives_its_deploy_and_can_be_undone(
     assert (live(host), has_tables(host)) == (before, False)
 
     with Deploy(**values):
-        wait_for(lambda: host.service("lvao-airflow-migration").is_running, 300, "the migration to begin")
+        wait_for(lambda: host.service("lvao-airflow-migration").is_running, 600, "the migration to begin")
     # It goes on without the deploy, and the next one waits for it.
     with steady_requests(version_of(host)) as answers:
         ended = deploy(**values)
