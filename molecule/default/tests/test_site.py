@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 import secrets
 import shlex
 import subprocess
@@ -262,6 +263,17 @@ def test_a_service_that_refuses_us_stops_the_deploy_before_anything_changes(host
     assert "not-the-" not in ended.stdout
     assert not host.check_output(CHANGED)
     assert running == [unit_property(host, unit, "MainPID") for unit in UNITS]
+
+
+def test_an_override_that_systemd_cannot_read_is_refused_before_anything_changes(host: Host) -> None:
+    look = "ls -l /opt/airflow/current /opt/airflow/releases /etc/systemd/system"
+    before = host.check_output(look)
+    values = json.dumps({"airflow_unit_overrides": {"MemoryMax": "lots", "MemoryMaximum": "1G"}})
+    ended = run_playbook("deploy", HOSTS, "--extra-vars", values)
+    assert ended.returncode != 0
+    for complaint in ("Invalid memory limit 'lots'", "Unknown key (name )?'MemoryMaximum'"):
+        assert re.search(rf"lvao-airflow-webserver.service:\d+: {complaint}", ended.stdout)
+    assert host.check_output(look) == before
 
 
 def test_everything_works_after_a_reboot(host: Host, airflow: Airflow) -> None:
