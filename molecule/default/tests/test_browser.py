@@ -104,6 +104,7 @@ def test_a_session_that_has_expired_must_log_in_again(host: Host, page: Page) ->
     host.check_output(f'runuser -u postgres -- psql {database} -c "{query}"')
     page.goto(f"https://{DOMAIN}/dags/log_canary")
     page.locator("#password").wait_for()
+    assert "Traceback" not in page.content()
 
 
 def test_guesses_of_a_password_are_limited_for_each_who_guesses(host: Host, page: Page) -> None:

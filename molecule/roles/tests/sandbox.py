@@ -65,6 +65,7 @@ FORBIDDEN: dict[str, Callable[[], object]] = {
     "write a plugin": append("/var/lib/airflow/planted.py"),
     "write the configuration": append("/var/lib/airflow/airflow.cfg"),
     "write to another unit's directory": append("/run/lvao-airflow-webserver/gate/open"),
+    "write what root notes of its unit": append("/run/lvao-airflow/planted"),
     "write where everybody may": append("/run/lock/planted"),
     "read another user's file": read("/srv/lvao-test/secret"),
     "read what another user shows": read("/home/lvao-test/shown"),

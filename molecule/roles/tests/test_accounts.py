@@ -204,7 +204,7 @@ def test_without_login_one_has_the_public_role_alone(host: Host) -> None:
     assert stranger.status("/connections") == 403
 
 
-def test_the_secret_is_for_the_webserver_alone(host: Host, secret: str) -> None:
+def test_the_secret_is_in_no_file_that_others_read(host: Host, secret: str) -> None:
     file = host.file("/opt/airflow/current/etc/webserver.env")
     assert (file.user, file.mode) == ("root", 0o600)
     # As the fragment has it, and as it is: its first 16 characters need no escapes.

@@ -61,7 +61,7 @@ def test_a_terminal_reaches_the_command(host: Host) -> None:
 
 
 def test_the_way_back_is_closed_to_what_it_does_not_need(host: Host) -> None:
-    assert_that_it_is_sandboxed(host, "lvao-airflow-way-back", bound=2)
+    assert_that_it_is_sandboxed(host, "lvao-airflow-way-back")
 
 
 def test_the_fragments_belong_to_root_alone(host: Host) -> None:

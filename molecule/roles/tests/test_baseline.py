@@ -132,6 +132,16 @@ def test_who_comes_by_password_is_not_cut_off(host: Host) -> None:
 
 
 @pytest.mark.usefixtures("_turned_off")
+def test_passwords_that_something_else_allows_are_an_error(host: Host) -> None:
+    before = "/etc/ssh/sshd_config.d/00-site.conf"
+    host.check_output(f"echo PasswordAuthentication yes > {before}")
+    ended = apply_role(host, "baseline")
+    host.check_output(f"rm {before}")
+    assert ended.returncode == 2, ended.stdout
+    assert "The SSH server of lvao-molecule-roles would still take passwords" in " ".join(ended.stdout.split())
+
+
+@pytest.mark.usefixtures("_turned_off")
 def test_root_logs_in_by_key_where_ansible_is_root(host: Host) -> None:
     ended = apply_role(host, "baseline", ansible_user="root")
     assert ended.returncode == 0, ended.stdout

@@ -133,6 +133,26 @@ def test_it_runs_now_and_at_boot_and_after_a_failure(host: Host, url: str) -> No
     assert requests.get(f"{url}/", timeout=30).status_code == 200
 
 
+def test_a_reload_that_failed_is_made_good_by_the_next_run(host: Host) -> None:
+    def loaded() -> str:
+        return host.check_output("curl --silent --unix-socket /run/caddy/admin.sock http://localhost/config/")
+
+    broken = "/run/systemd/system/caddy.service.d"
+    values = {"reverse_proxy_hold": "299s"}
+    host.check_output(f"mkdir {broken} && printf '[Service]\nExecReload=\nExecReload=false\n' > {broken}/broken.conf")
+    host.check_output("systemctl daemon-reload")
+    try:
+        failed = apply_role(host, "reverse_proxy", **values)
+    finally:
+        host.check_output(f"rm --recursive {broken} && systemctl daemon-reload")
+    assert failed.returncode != 0
+    assert "299000000000" not in loaded()
+    assert apply_role(host, "reverse_proxy", **values).returncode == 0
+    assert "299000000000" in loaded()
+    assert apply_role(host, "reverse_proxy").returncode == 0
+    assert "299000000000" not in loaded()
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

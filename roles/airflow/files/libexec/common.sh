@@ -10,6 +10,8 @@ directory=$(realpath "$release/../..")
 current=$directory/current
 secrets=$directory/secrets
 units=/etc/systemd/system
+# What root notes of each unit that runs. In the unit's own directory, a task could plant links there for root to follow.
+notes=/run/lvao-airflow
 
 # Renamed over what is there: at every moment there is a whole link.
 point() { # link, to what
@@ -27,12 +29,12 @@ busy() { [[ $(systemctl show --property=ActiveState --value "$1") == @(active|de
 
 # Tells a scheduler to finish its tasks and end, however long they take.
 retire() {
-  if [ -d "/run/$1" ]; then touch "/run/$1/retired"; fi
+  if [ -d "$notes/$1" ]; then touch "$notes/$1/retired"; fi
   systemctl stop --no-block "$1"
 }
 
 # `base` is a digest of what a unit must be restarted for: packages and configuration. Each unit keeps that of its start, and
 # a link to its secrets.
 runs_what_is_current() {
-  systemctl is-active --quiet "$1" && cmp --silent "$current/base" "/run/$1/base" && [ "$(readlink "/run/$1/secrets")" = "$(readlink "$secrets/current")" ]
+  systemctl is-active --quiet "$1" && cmp --silent "$current/base" "$notes/$1/base" && [ "$(readlink "$notes/$1/secrets")" = "$(readlink "$secrets/current")" ]
 }

@@ -4,7 +4,7 @@ Its heartbeat stops while it drains, and another scheduler would take its tasks 
 start or at its next look for orphans. So the heartbeat is kept here, as long as the process lives. What it waits for
 is shown by `systemctl status`.
 
-One that a deploy retired, with the file `retired` in its runtime directory, has all the time that its tasks take. Else,
+One that a deploy retired, with the file `retired` beside what root noted at its start, has all the time that its tasks take. Else,
 and while the host shuts down, it is killed past a bound. TimeoutStopSec= could not tell these apart, and systemd
 forgets at each reload that it was extended.
 
@@ -70,19 +70,19 @@ def shuts_down() -> bool:
     return said.stdout.strip() == "stopping"
 
 
-def main(runtime_directory: Path, process: Path, bound: float) -> None:
+def main(notes: Path, process: Path, bound: float) -> None:
     """Stay with a process until it ends.
 
     Args:
-        runtime_directory: That of its unit, which has the time of its start.
+        notes: What root noted of its unit, which has the time of its start.
         process: Its folder below /proc.
         bound: For how many seconds it may finish its tasks, unless a deploy retired it.
     """
     # Its row comes after its start.
-    since = datetime.fromtimestamp((runtime_directory / "base").stat().st_mtime, tz=UTC) - timedelta(seconds=1)
+    since = datetime.fromtimestamp((notes / "base").stat().st_mtime, tz=UTC) - timedelta(seconds=1)
     deadline = math.inf
     while process.exists():
-        if (runtime_directory / "retired").exists() and not shuts_down():
+        if (notes / "retired").exists() and not shuts_down():
             deadline = math.inf
         elif deadline == math.inf:
             deadline = time.monotonic() + bound
@@ -100,4 +100,4 @@ def main(runtime_directory: Path, process: Path, bound: float) -> None:
 
 # After a crash there is no process to stay with.
 if __name__ == "__main__" and sys.argv[3:]:
-    main(Path("/run", sys.argv[1]), Path("/proc", sys.argv[3]), float(sys.argv[2]))
+    main(Path("/run/lvao-airflow", sys.argv[1]), Path("/proc", sys.argv[3]), float(sys.argv[2]))
