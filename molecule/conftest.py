@@ -177,11 +177,13 @@ class Answer(NamedTuple):
 
 
 @contextmanager
-def steady_requests(asked: list[tuple[str, str, Json]], per_second: int = 20) -> Iterator[list[Answer]]:
+def steady_requests(
+    asked: list[tuple[str, str, Json] | tuple[str, str, Json, str]], per_second: int = 20
+) -> Iterator[list[Answer]]:
     """Send requests while the block runs, at a steady rate, each on a connection of its own.
 
     Args:
-        asked: Method, address and JSON body of each, which take turns.
+        asked: Method, address, JSON body and, if it wants one, token of each, which take turns.
         per_second: How many in a second, whether those before are answered or not.
 
     Yields:
@@ -190,10 +192,11 @@ def steady_requests(asked: list[tuple[str, str, Json]], per_second: int = 20) ->
     answers: list[Answer] = []
     over = threading.Event()
 
-    def ask(method: str, url: str, body: Json) -> None:
+    def ask(method: str, url: str, body: Json, token: str = "") -> None:
         began = time.monotonic()
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
         try:
-            status = requests.request(method, url, json=body, timeout=300).status_code
+            status = requests.request(method, url, json=body, headers=headers, timeout=300).status_code
         except requests.RequestException as error:
             status = repr(error)
         answers.append(Answer(method, status, time.monotonic() - began))

@@ -39,6 +39,7 @@ from testinfra.host import Host
 HOST = "lvao-molecule-release"
 UNITS = [f"lvao-airflow-{name}" for name in ("webserver", "log-server", "dag-processor", "triggerer", "scheduler")]
 SCHEDULER = "lvao-airflow-scheduler"
+DRAINS = "systemctl list-units --state=deactivating --plain --no-legend 'lvao-airflow-scheduler-*'"
 # What a deploy finds its DAGs in, and further variables of all that follow.
 VALUES: dict[str, object] = {
     "airflow_env_host": {"AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": 5, "PYTHONPATH": "/srv/of the site"},
@@ -151,9 +152,10 @@ class Deploy:
         return self.process.wait()
 
 
-def version_of(host: Host) -> list[tuple[str, str, None]]:
-    """Name the request that must not fail while a host works for its users."""
-    return [("GET", f"http://{address(host)}:8080/api/v2/version", None)]
+def requests_of_users(host: Host, airflow: Airflow) -> list[tuple[str, str, None, str]]:
+    """Name the requests that must not fail while a host works for its users: the second asks the database, too."""
+    token = airflow.login(airflow.password)[1]
+    return [("GET", f"http://{address(host)}:8080/api/v2/{path}", None, token) for path in ("version", "dags?limit=1")]
 
 
 @contextmanager
@@ -194,7 +196,7 @@ def test_a_deploy_waits_for_no_task_and_no_task_or_request_for_it(
     packages.write_text((PROJECT / "requirements/airflow.txt").read_text() + "# changed\n")
     VALUES["airflow_requirements"] = str(shutil.copy(packages, dags.parent))
     before = processes(host)
-    with steady_requests(version_of(host)) as answers, steady_runs(airflow) as runs:
+    with steady_requests(requests_of_users(host, airflow)) as answers, steady_runs(airflow) as runs:
         began = time.monotonic()
         ended = deploy()
         print(f"the deploy took {time.monotonic() - began:.0f} s")
@@ -204,9 +206,7 @@ def test_a_deploy_waits_for_no_task_and_no_task_or_request_for_it(
     assert {airflow.finish("sleeper", run_id) for run_id in runs} == {"success"}
     assert {answer.status for answer in answers} == {200}
     assert not {*before} & {*processes(host)}
-    drains = host.check_output(
-        "systemctl list-units --state=deactivating --plain --no-legend 'lvao-airflow-scheduler-*'"
-    )
+    drains = host.check_output(DRAINS)
     assert drains, "the old scheduler should still run the tasks"
     old = drains.split()[0]
     assert "sleeper.sleep" in unit_property(host, old, "StatusText")
@@ -329,8 +329,7 @@ def test_a_rollback_brings_back_the_release_that_it_is_told(host: Host, airflow:
 
 def test_the_old_scheduler_ends_when_its_last_task_has_ended(host: Host, airflow: Airflow, long_run: str) -> None:
     assert_first_try(airflow, long_run, "one")
-    drains = "systemctl list-units --state=deactivating --plain --no-legend 'lvao-airflow-scheduler-*'"
-    wait_for(lambda: not host.check_output(drains), 30, "the old scheduler to end")
+    wait_for(lambda: not host.check_output(DRAINS), 30, "the old scheduler to end")
 
 
 def test_green_but_broken_goes_back_by_itself(host: Host, airflow: Airflow, long_run: str, alarm: str) -> None:
@@ -356,8 +355,7 @@ def test_green_but_broken_goes_back_by_itself(host: Host, airflow: Airflow, long
 
 def test_a_handover_that_was_cut_off_is_brought_to_its_end(host: Host) -> None:
     *others, scheduler = processes(host)
-    drains = "systemctl list-units --state=deactivating --plain --no-legend 'lvao-airflow-scheduler-*'"
-    wait_for(lambda: not host.check_output(drains), 60, "the old scheduler to end")
+    wait_for(lambda: not host.check_output(DRAINS), 60, "the old scheduler to end")
     live_unit = unit_property(host, SCHEDULER, "Id").removesuffix(".service")
     second = f"{SCHEDULER}-{'b' if live_unit.endswith('a') else 'a'}"
     host.check_output(f"ln -snf $(realpath /opt/airflow/current) /opt/airflow/schedulers/{second}")
@@ -468,11 +466,12 @@ def test_past_the_bound_it_kills_the_tasks(host: Host, airflow: Airflow) -> None
     ended = deploy(airflow_scheduler_drain_timeout_action="kill", **values)
     assert ended.returncode == 0, ended.stdout
     assert "there is less free memory than airflow_scheduler_handover_memory_mb" in said(ended)
-    assert_lost(airflow, run_id)
+    assert_lost(host, airflow, run_id)
 
 
-def assert_lost(airflow: Airflow, run_id: str) -> None:
-    """Check that a task of the sleeper was killed, and that others run."""
+def assert_lost(host: Host, airflow: Airflow, run_id: str) -> None:
+    """Check that a task of the sleeper was killed, with its scheduler, and that others run."""
+    assert not host.check_output(DRAINS)
     other = airflow.trigger("sleeper")
     assert airflow.finish("sleeper", other) == "success"
     airflow.call("PATCH", f"/dags/sleeper/dagRuns/{run_id}", {"state": "failed"})
@@ -505,7 +504,7 @@ def test_a_stop_lets_tasks_finish_within_its_bound(host: Host, airflow: Airflow)
     assert_first_try(airflow, short_run, live_edition(host))
     long_run = sleep_for(airflow, 600)
     host.check_output(f"systemctl restart {SCHEDULER}")
-    assert_lost(airflow, long_run)
+    assert_lost(host, airflow, long_run)
 
 
 def test_a_reboot_lets_tasks_finish_and_brings_all_back(host: Host, airflow: Airflow) -> None:
@@ -629,6 +628,8 @@ def test_a_migration_waits_for_the_tasks_outlives_its_deploy_and_can_be_undone(
     for wake in (False, True):
         with Deploy(**values) as waiting:
             waiting.wait_until_it_says(f"waits for 1 task(s): sleeper.sleep ({run_id})")
+            # Or nobody would start a scheduler, if the deploy died now.
+            assert host.check_output("systemctl is-active lvao-airflow-way-back.timer") == "active"
             reason = "finishes its tasks before the new one starts: the database schema moves."
             assert reason in " ".join(waiting.said.split())
             if wake:
@@ -646,7 +647,7 @@ def test_a_migration_waits_for_the_tasks_outlives_its_deploy_and_can_be_undone(
     with Deploy(**values):
         wait_for(lambda: host.service("lvao-airflow-migration").is_running, 600, "the migration to begin")
     # It goes on without the deploy, and the next one waits for it.
-    with steady_requests(version_of(host)) as answers:
+    with steady_requests(requests_of_users(host, airflow)) as answers:
         ended = deploy(**values)
     assert ended.returncode == 0, ended.stdout
     assert {answer.status for answer in answers} == {200}
@@ -676,6 +677,8 @@ def test_a_migration_that_fails_changes_nothing(
 ) -> None:
     lock = lock_with_migration(host, tmp_path, **{step: 'raise RuntimeError("no way for this one")'})
     *others, failing = playbooks
+    if others:
+        VALUES["airflow_requirements"] = lock
     for playbook in others:
         assert deploy(playbook, airflow_requirements=lock).returncode == 0
     before, had_table = live(host), has_tables(host)
@@ -687,6 +690,36 @@ def test_a_migration_that_fails_changes_nothing(
     wait_for(lambda: airflow.health() == HEALTHY, 60, "health")
     run_id = airflow.trigger("sleeper")
     assert airflow.finish("sleeper", run_id) == "success"
+
+
+def test_the_next_deploy_goes_on_with_a_migration_that_was_cut_off(host: Host, airflow: Airflow) -> None:
+    before, older = live(host), host.check_output("realpath /opt/airflow/previous")
+    # As a rollback leaves it that is killed when it has migrated back the one part of two.
+    revision = json.loads(host.file(f"{older}/release.json").content_string)["schema_heads"]["alembic_version_fab"]
+    undone = "DROP TABLE lvao_test_fab; UPDATE alembic_version_fab SET version_num = :'revision'"
+    host.check_output(f'echo "{undone}" | runuser -u postgres -- psql {BUCKET} --set=revision={revision}')
+    host.check_output(f"/opt/airflow/current/libexec/drain && ln --symbolic {older} /opt/airflow/migrating")
+    ended = deploy()
+    assert ended.returncode == 0, ended.stdout
+    journal = host.check_output("journalctl --no-pager --output=cat --unit=lvao-airflow-way-back")
+    assert f"the database has the schema neither of {before} nor of {Path(older).name}." in journal
+    assert (live(host), has_tables(host)) == (before, True)
+    assert not host.file("/opt/airflow/migrating").exists
+    run_id = airflow.trigger("sleeper")
+    assert airflow.finish("sleeper", run_id) == "success"
+
+
+def test_units_that_a_switch_left_unfinished_are_made_good(host: Host) -> None:
+    before, unit = processes(host), "/etc/systemd/system/lvao-airflow-triggerer.service"
+    whole = host.file(unit).content
+    host.check_output(f"truncate --size=100 {unit}")
+    ended = deploy()
+    assert ended.returncode == 0, ended.stdout
+    assert host.file(unit).content == whole
+    assert processes(host) == before
+    host.check_output(f"truncate --size=100 {unit} && systemctl start lvao-airflow-way-back")
+    assert host.file(unit).content == whole
+    assert processes(host) == before
 
 
 def test_old_releases_environments_and_dumps_are_removed(host: Host) -> None:

@@ -100,7 +100,7 @@ def test_a_task_may(tried: dict[str, Any], what: str) -> None:
 def test_what_a_task_may_write_to_is_named(host: Host, tried: dict[str, Any]) -> None:
     of_airflow = "/var/lib/airflow/logs /var/lib/airflow/state"
     of_all, of_the_site = "/dev/mqueue /dev/shm", "/srv/lvao-test"
-    assert tried["writable"] == sorted(f"/tmp /var/tmp {of_airflow} {of_all} {of_the_site}".split())
+    assert tried["writable"] == sorted(f"{of_airflow} /tmp /var/tmp {of_all} {of_the_site}".split())
 
 
 @pytest.mark.parametrize("name", COMPONENTS)

@@ -19,10 +19,18 @@ point() { # link, to what
   mv --force --no-target-directory "$1.new" "$1"
 }
 
+same_secrets() { [ -z "${LVAO_SECRETS-}" ] || [ "$LVAO_SECRETS" -ef "$secrets/current" ]; }
+
 live_scheduler() {
   local unit
   unit=$(readlink "$units/lvao-airflow-scheduler.service" || echo lvao-airflow-scheduler-a.service)
   echo "${unit%.service}"
+}
+
+# `switch` installs the units of a release, and then moves the link to it: it may have died in between.
+has_its_units() {
+  local unit
+  for unit in "$current"/systemd/*; do cmp --silent "$unit" "$units/${unit##*/}" || return; done
 }
 
 busy() { [[ $(systemctl show --property=ActiveState --value "$1") == @(active|deactivating) ]]; }

@@ -4,9 +4,9 @@ Its heartbeat stops while it drains, and another scheduler would take its tasks 
 start or at its next look for orphans. So the heartbeat is kept here, as long as the process lives. What it waits for
 is shown by `systemctl status`.
 
-One that a deploy retired, with the file `retired` beside what root noted at its start, has all the time that its tasks take. Else,
-and while the host shuts down, it is killed past a bound. TimeoutStopSec= could not tell these apart, and systemd
-forgets at each reload that it was extended.
+One that a deploy retired, with the file `retired` beside what root noted at its start, has all the time that its tasks
+take. Else, and while the host shuts down, it is killed past a bound. TimeoutStopSec= could not tell these apart, and
+systemd forgets at each reload that it was extended.
 
 Usage, as ExecStop= after the signal: drain.py <unit> <bound in seconds> [<process id of the scheduler>]
 """

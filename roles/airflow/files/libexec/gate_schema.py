@@ -1,8 +1,10 @@
 """Whether the database has the schema that a release wants, or can be migrated to it.
 
-As a script it ends with 0 if the database has it, with the release's own Python.
+As a script, with the release's own Python, it ends with 0 if the database has it, with 75 if nobody can tell now, and
+with 1 if it has another.
 """
 
+import os
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -173,4 +175,6 @@ def check(*, allow_newer_schema: bool = False) -> Schema:
 
 if __name__ == "__main__":
     has = check(allow_newer_schema=True)
-    sys.exit(bool(has.faults) or has.is_migrated or has.found != has.wanted)
+    if has.is_migrated or not has.found:
+        sys.exit(os.EX_TEMPFAIL)
+    sys.exit(bool(has.faults) or has.found != has.wanted)
