@@ -233,6 +233,6 @@ def test_ci_runs_what_make_test_runs() -> None:
     scenarios = {path.parent.name for path in (PROJECT / "molecule").glob("*/molecule.yml")}
     matrix = JOBS["ci/molecule"]["strategy"]["matrix"]
     assert set(matrix["scenario"]) == scenarios - {"vagrant"}
-    assert {"scenario": "default", "debian": 12} in matrix["include"]
+    assert {"scenario": "site", "debian": 12} in matrix["include"]
     targets = set(re.findall(r"^(?:start|run) [a-z]+ ([a-z-]+)", (PROJECT / "bin/test").read_text(), re.MULTILINE))
     assert set(JOBS["ci/fast"]["strategy"]["matrix"]["target"]) == targets

@@ -17,6 +17,7 @@ from conftest import (
     SITE,
     Airflow,
     Ended,
+    address,
     run_playbook,
     run_with_airflow,
     said,
@@ -29,6 +30,7 @@ from testinfra.host import Host
 
 WAITS = "waits for 1 task(s): sleeper.sleep"
 KEPT = "a-password-under-the-old-key"
+DOMAIN = "airflow.lvao.test"
 VAULT = PROJECT / "group_vars/site/vault.yml"
 
 
@@ -69,6 +71,27 @@ def rotate(secret: str, text: str = "", action: Callable[[int], object] | None =
     print(f"the rotation of {secret} took {time.monotonic() - began:.0f} s")
     assert action is None, f"it never said {text}: {''.join(lines)}"
     return subprocess.CompletedProcess(command, process.returncode, "".join(lines))
+
+
+def browse(host: Host, *arguments: str) -> str:
+    """Ask for the login page over HTTPS, with the cookies of a session, and return the HTTP status and the page."""
+    url = f"https://{DOMAIN}/auth/login/"
+    command = ["curl", "--silent", "--insecure", "--resolve", f"{DOMAIN}:443:{address(host)}", "--referer", url]
+    command += ["--cookie", "/root/cookies", "--cookie-jar", "/root/cookies", "--write-out", "%{http_code}"]
+    return host.check_output(shlex.join([*command, *arguments, url]))
+
+
+def log_in(host: Host, password: str) -> None:
+    """Begin a session, as a browser does."""
+    token = re.search('csrf_token"[^>]* value="([^"]+)"', browse(host))[1]
+    fields = {"csrf_token": token, "username": "admin", "password": password}
+    browse(host, *(f"--data-urlencode={name}={content}" for name, content in fields.items()))
+    assert is_logged_in(host)
+
+
+def is_logged_in(host: Host) -> bool:
+    """Tell whether the session is in force: who is logged in is sent on from the login page."""
+    return browse(host).endswith("302")
 
 
 def known(host: Host, *names: str) -> dict[str, str]:
@@ -143,6 +166,7 @@ def test_new_keys_end_sessions_and_no_task(host: Host, scheduler: Host, alarm: s
     names = ("airflow_jwt_secret", "airflow_secret_key", "airflow_database_admin_password")
     before, vault = known(host, *names), VAULT.read_bytes()
     token = airflow.login(airflow.password)[1]
+    log_in(host, airflow.password)
     connection = {"connection_id": "kept", "conn_type": "http", "password": KEPT, "extra": '{"a": "b"}'}
     assert airflow.call("POST", "/connections", connection)[0] == 201
     assert airflow.call("POST", "/variables", {"key": "kept", "value": KEPT})[0] == 201
@@ -160,6 +184,7 @@ def test_new_keys_end_sessions_and_no_task(host: Host, scheduler: Host, alarm: s
     # Nobody gets in with what was, and everybody with what is.
     assert airflow.call("GET", "/dags", token=token)[0] == 403
     assert airflow.login(airflow.password)[0] == 401
+    assert not is_logged_in(host)
     airflow = Airflow(host)
     assert_that_it_found_its_connection(airflow, path)
     wait_for(lambda: airflow.health() == HEALTHY, 60, "health")
