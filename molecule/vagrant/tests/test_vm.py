@@ -61,6 +61,22 @@ def test_the_kernel_has_its_settings(host: Host) -> None:
     wait_for(lambda: host.run("ausearch --key sudo --input-logs").succeeded, 30, "the audit's record")
 
 
+def test_tasks_run_with_what_containers_refuse(host: Host, airflow: Airflow) -> None:
+    """A user namespace, and credentials: a site may add them by `airflow_unit_overrides`."""
+    unit = unit_property(host, SCHEDULER, "Id")
+    drop_in = f"/run/systemd/system/{unit}.d"
+    lines = "[Service]\nPrivateUsers=yes\nLoadCredential=test:/etc/sudoers\n"
+    host.check_output(f"mkdir --parents {drop_in} && printf {shlex.quote(lines)} > {drop_in}/vm.conf")
+    host.check_output("systemctl daemon-reload")
+    host.check_output(f"systemctl restart {SCHEDULER}")
+    host.check_output(f"rm --recursive {drop_in} && systemctl daemon-reload")
+    users = host.check_output(f"cat /proc/{unit_property(host, SCHEDULER, 'MainPID')}/uid_map").split()
+    assert users == ["0", "0", "1", *host.check_output("id --user airflow").split() * 2, "1"]
+    assert host.file(f"/run/credentials/{unit}/test").exists
+    run_id = airflow.trigger("log_canary")
+    assert airflow.finish("log_canary", run_id) == "success"
+
+
 def test_and_after_a_reboot_too(host: Host, airflow: Airflow) -> None:
     reboot(host)
     assert_that_the_kernel_has_its_settings(host)
