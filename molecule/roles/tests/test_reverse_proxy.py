@@ -119,7 +119,9 @@ def test_what_it_may_write_to_is_named(host: Host) -> None:
 
 
 # The socket has no name to be called by.
-ASK_FOR_CONFIGURATION = "curl --silent --fail --header 'Host;' --unix-socket /run/caddy/admin.sock http://localhost/config/"
+ASK_FOR_CONFIGURATION = (
+    "curl --silent --fail --header 'Host;' --unix-socket /run/caddy/admin.sock http://localhost/config/"
+)
 
 
 def test_nobody_else_configures_it(host: Host) -> None:
