@@ -4,6 +4,7 @@ import re
 import subprocess
 from pathlib import Path
 
+import pristine
 import pytest
 import yaml
 from test_secrets import ANSWERS, GENERATED, KEY, VAULT, encrypt, project, run, use_real_addresses, write
@@ -11,7 +12,9 @@ from test_secrets import ANSWERS, GENERATED, KEY, VAULT, encrypt, project, run, 
 __all__ = ["project"]
 
 PROJECT = Path(__file__).parents[2]
-WORKFLOWS = {path.stem: yaml.safe_load(path.read_text()) for path in (PROJECT / ".github/workflows").glob("*.yml")}
+WORKFLOWS = {
+    name: yaml.safe_load((PROJECT / f".github/workflows/{name}.yml").read_text()) for name in pristine.WORKFLOWS
+}
 JOBS = {f"{name}/{job}": what for name, workflow in WORKFLOWS.items() for job, what in workflow["jobs"].items()}
 STEPS = [step for job in JOBS.values() for step in job.get("steps", [])]
 GUARD = "bin/with-credentials make guard"
@@ -149,7 +152,7 @@ def test_a_host_that_says_no_key_is_named(ready: tuple[Path, dict[str, str]]) ->
     pinned = folder / "inventories/preprod/known_hosts.txt"
     before = pinned.read_text()
     hosts = folder / "inventories/preprod/hosts.yml"
-    write(hosts, hosts.read_text().replace("ansible_host: localhost", "ansible_host: localhost, ansible_port: 1"))
+    write(hosts, hosts.read_text().replace("ansible_user: debian", "ansible_port: 1"))
     write(folder / "password", "ours")
     code, said = run(folder, "make known-hosts ENV=preprod", {"ANSIBLE_VAULT_PASSWORD_FILE": "password"})
     assert code == 2, said
@@ -160,8 +163,9 @@ def test_a_host_that_says_no_key_is_named(ready: tuple[Path, dict[str, str]]) ->
 def test_a_plan_is_written_and_holds_no_secret(ready: tuple[Path, dict[str, str]]) -> None:
     folder, known = ready
     # It fails, for no host is there; and the error repeats what should not be there in clear.
-    variables = folder / "group_vars/preprod/vars.yml"
-    write(variables, variables.read_text() + 'ansible_user: "{{ vault_airflow_secret_key }}"\nansible_port: 1\n')
+    hosts = folder / "inventories/preprod/hosts.yml"
+    user = 'ansible_user: "{{ vault_airflow_secret_key }}"\n          ansible_port: 1'
+    write(hosts, hosts.read_text().replace("ansible_user: debian", user))
     write(folder / "inventories/preprod/known_hosts.txt", "[localhost]:1 ssh-ed25519 AAAA\n")
     code, said = run(folder, "bin/with-credentials make plan", known | {"ANSIBLE_VERBOSITY": "0"})
     assert code == 2, said
