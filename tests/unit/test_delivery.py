@@ -1,5 +1,6 @@
 """Runs what the workflows run, as far as it goes without a host, in a copy of the project; and reads the workflows."""
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -175,6 +176,41 @@ def test_a_plan_is_written_and_holds_no_secret(ready: tuple[Path, dict[str, str]
     assert "secret-of" not in said + page
 
 
+def test_a_plan_during_a_deploy_says_so(ready: tuple[Path, dict[str, str]]) -> None:
+    folder, _ = ready
+    write(folder / "password", "ours")
+    locked = "#!/bin/sh\necho '[ERROR]: Task failed: Locked\nby somebody'\nexit 2\n"
+    write(folder / "stub/ansible-playbook", locked, 0o755)
+    known = {"PATH": f"{folder}/stub:{os.environ['PATH']}", "ANSIBLE_VAULT_PASSWORD_FILE": "password"}
+    code, said = run(folder, "bin/plan preprod", known | {"ANSIBLE_VERBOSITY": "0"})
+    assert code == 2, said
+    assert "**A deploy is going on**" in said
+    assert "It would fail" not in said
+
+
+@pytest.mark.parametrize("page", ["### What this would change", None])
+def test_a_pull_request_is_told_even_that_its_plan_did_not_run(tmp_path: Path, page: str | None) -> None:
+    post = JOBS["plan/post"]
+    assert "!cancelled()" in post["if"]
+    download, comment = post["steps"]
+    assert download["continue-on-error"] is True
+    write(tmp_path / "stub/gh", '#!/bin/sh\necho "$*:"\ncat preprod.md\n', 0o755)
+    write(tmp_path / "step", comment["run"])
+    if page:
+        write(tmp_path / "preprod.md", page)
+    known = {"PATH": f"{tmp_path}/stub:{os.environ['PATH']}", "NUMBER": "7", "LOG": "https://log.test"}
+    code, said = run(tmp_path, "bash -e step", known)
+    assert code == 0, said
+    assert said.startswith("pr comment 7 ")
+    assert said.endswith(page or "The plan did not run: see [its log](https://log.test).")
+
+
+def test_a_plan_is_made_where_there_are_secrets_for_it() -> None:
+    condition = JOBS["plan/plan"]["if"]
+    assert "head.repo.full_name == github.repository" in condition
+    assert "github.actor != 'dependabot[bot]'" in condition
+
+
 def mask(text: str, secrets: object, folder: Path) -> str:
     (folder / "secrets.yml").write_text(yaml.safe_dump(secrets))
     command = [PROJECT / "bin/mask", folder / "secrets.yml"]
@@ -203,7 +239,7 @@ def test_each_step_is_a_command_of_the_readme_or_an_action_pinned_by_commit() ->
     for step in STEPS:
         if "uses" in step:
             assert re.fullmatch(r"actions/[a-z-]+@[0-9a-f]{40}", step["uses"])
-        elif not step["run"].startswith("gh pr comment"):
+        elif "gh pr comment" not in step["run"]:
             called = re.fullmatch(r'(?:bin/with-credentials )?make ("\$TARGET"|[a-z-]+)', step["run"])
             assert called, step
             assert called[1] in {'"$TARGET"', *targets}
