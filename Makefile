@@ -121,13 +121,14 @@ plan: ## Write what `make site` would change to .cache/plan/, with every secret 
 
 ##@ Versions
 
+# Both as variables of the shell: a tag's name must not be read as commands.
 .PHONY: release
 release: ## Tag the tip of main as a version, once all is as it should be: make release VERSION=1.2.3
-	@bin/release $(VERSION)
+	@bin/release "$$VERSION"
 
 .PHONY: release-check
 release-check: ## Say whether a tag may be deployed: make release-check TAG=v1.2.3
-	@bin/release --check $(TAG)
+	@bin/release --check "$$TAG"
 
 ##@ Tests
 

@@ -1,9 +1,11 @@
 """Runs what the workflows run, as far as it goes without a host, in a copy of the project; and reads the workflows."""
 
+import os
 import re
 import subprocess
 from pathlib import Path
 
+import pristine
 import pytest
 import yaml
 from test_secrets import ANSWERS, GENERATED, KEY, VAULT, encrypt, project, run, use_real_addresses, write
@@ -11,7 +13,9 @@ from test_secrets import ANSWERS, GENERATED, KEY, VAULT, encrypt, project, run, 
 __all__ = ["project"]
 
 PROJECT = Path(__file__).parents[2]
-WORKFLOWS = {path.stem: yaml.safe_load(path.read_text()) for path in (PROJECT / ".github/workflows").glob("*.yml")}
+WORKFLOWS = {
+    name: yaml.safe_load((PROJECT / f".github/workflows/{name}.yml").read_text()) for name in pristine.WORKFLOWS
+}
 JOBS = {f"{name}/{job}": what for name, workflow in WORKFLOWS.items() for job, what in workflow["jobs"].items()}
 STEPS = [step for job in JOBS.values() for step in job.get("steps", [])]
 GUARD = "bin/with-credentials make guard"
@@ -149,7 +153,7 @@ def test_a_host_that_says_no_key_is_named(ready: tuple[Path, dict[str, str]]) ->
     pinned = folder / "inventories/preprod/known_hosts.txt"
     before = pinned.read_text()
     hosts = folder / "inventories/preprod/hosts.yml"
-    write(hosts, hosts.read_text().replace("ansible_host: localhost", "ansible_host: localhost, ansible_port: 1"))
+    write(hosts, hosts.read_text().replace("ansible_user: debian", "ansible_port: 1"))
     write(folder / "password", "ours")
     code, said = run(folder, "make known-hosts ENV=preprod", {"ANSIBLE_VAULT_PASSWORD_FILE": "password"})
     assert code == 2, said
@@ -160,8 +164,9 @@ def test_a_host_that_says_no_key_is_named(ready: tuple[Path, dict[str, str]]) ->
 def test_a_plan_is_written_and_holds_no_secret(ready: tuple[Path, dict[str, str]]) -> None:
     folder, known = ready
     # It fails, for no host is there; and the error repeats what should not be there in clear.
-    variables = folder / "group_vars/preprod/vars.yml"
-    write(variables, variables.read_text() + 'ansible_user: "{{ vault_airflow_secret_key }}"\nansible_port: 1\n')
+    hosts = folder / "inventories/preprod/hosts.yml"
+    user = 'ansible_user: "{{ vault_airflow_secret_key }}"\n          ansible_port: 1'
+    write(hosts, hosts.read_text().replace("ansible_user: debian", user))
     write(folder / "inventories/preprod/known_hosts.txt", "[localhost]:1 ssh-ed25519 AAAA\n")
     code, said = run(folder, "bin/with-credentials make plan", known | {"ANSIBLE_VERBOSITY": "0"})
     assert code == 2, said
@@ -169,6 +174,41 @@ def test_a_plan_is_written_and_holds_no_secret(ready: tuple[Path, dict[str, str]
     assert page.startswith("### What this would change on preprod\n\n**It would fail**")
     assert "UNREACHABLE" in page
     assert "secret-of" not in said + page
+
+
+def test_a_plan_during_a_deploy_says_so(ready: tuple[Path, dict[str, str]]) -> None:
+    folder, _ = ready
+    write(folder / "password", "ours")
+    locked = "#!/bin/sh\necho '[ERROR]: Task failed: Locked\nby somebody'\nexit 2\n"
+    write(folder / "stub/ansible-playbook", locked, 0o755)
+    known = {"PATH": f"{folder}/stub:{os.environ['PATH']}", "ANSIBLE_VAULT_PASSWORD_FILE": "password"}
+    code, said = run(folder, "bin/plan preprod", known | {"ANSIBLE_VERBOSITY": "0"})
+    assert code == 2, said
+    assert "**A deploy is going on**" in said
+    assert "It would fail" not in said
+
+
+@pytest.mark.parametrize("page", ["### What this would change", None])
+def test_a_pull_request_is_told_even_that_its_plan_did_not_run(tmp_path: Path, page: str | None) -> None:
+    post = JOBS["plan/post"]
+    assert "!cancelled()" in post["if"]
+    download, comment = post["steps"]
+    assert download["continue-on-error"] is True
+    write(tmp_path / "stub/gh", '#!/bin/sh\necho "$*:"\ncat preprod.md\n', 0o755)
+    write(tmp_path / "step", comment["run"])
+    if page:
+        write(tmp_path / "preprod.md", page)
+    known = {"PATH": f"{tmp_path}/stub:{os.environ['PATH']}", "NUMBER": "7", "LOG": "https://log.test"}
+    code, said = run(tmp_path, "bash -e step", known)
+    assert code == 0, said
+    assert said.startswith("pr comment 7 ")
+    assert said.endswith(page or "The plan did not run: see [its log](https://log.test).")
+
+
+def test_a_plan_is_made_where_there_are_secrets_for_it() -> None:
+    condition = JOBS["plan/plan"]["if"]
+    assert "head.repo.full_name == github.repository" in condition
+    assert "github.actor != 'dependabot[bot]'" in condition
 
 
 def mask(text: str, secrets: object, folder: Path) -> str:
@@ -199,7 +239,7 @@ def test_each_step_is_a_command_of_the_readme_or_an_action_pinned_by_commit() ->
     for step in STEPS:
         if "uses" in step:
             assert re.fullmatch(r"actions/[a-z-]+@[0-9a-f]{40}", step["uses"])
-        elif not step["run"].startswith("gh pr comment"):
+        elif "gh pr comment" not in step["run"]:
             called = re.fullmatch(r'(?:bin/with-credentials )?make ("\$TARGET"|[a-z-]+)', step["run"])
             assert called, step
             assert called[1] in {'"$TARGET"', *targets}

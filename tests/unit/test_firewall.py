@@ -3,10 +3,10 @@
 import importlib.util
 import json
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
+import pristine
 import pytest
 
 PROJECT = Path(__file__).parents[2]
@@ -81,24 +81,23 @@ def openings(inventory: Path) -> dict[str, dict[int, list[str]]]:
 
 
 @pytest.fixture
-def inventory(tmp_path: Path) -> Path:
-    """Make room for an inventory with our group_vars, without vaults, for which there may be no password."""
-    shutil.copytree(PROJECT / "group_vars", tmp_path / "group_vars", ignore=shutil.ignore_patterns("vault.yml"))
+def project(tmp_path: Path) -> Path:
+    """Copy the inventories and their variables."""
+    pristine.copy(tmp_path, "inventories", "molecule/inventories", "group_vars")
     return tmp_path
 
 
 @pytest.mark.parametrize("name", ["preprod", "prod"])
-def test_one_host_opens_https_alone(inventory: Path, name: str) -> None:
-    shutil.copy(PROJECT / f"inventories/{name}/hosts.yml", inventory)
-    assert list(openings(inventory).values()) == [{80: ["everybody"], 443: ["everybody"]}]
+def test_one_host_opens_https_alone(project: Path, name: str) -> None:
+    assert list(openings(project / "inventories" / name).values()) == [{80: ["everybody"], 443: ["everybody"]}]
 
 
-def test_a_developer_reaches_the_container(inventory: Path) -> None:
-    shutil.copy(PROJECT / "inventories/development/hosts.yml", inventory)
-    assert openings(inventory) == {"lvao-development": {8080: ["everybody"]}}
+def test_a_developer_reaches_the_container(project: Path) -> None:
+    assert openings(project / "inventories/development") == {"lvao-development": {8080: ["everybody"]}}
 
 
-def test_two_hosts_open_what_they_need_of_each_other(inventory: Path) -> None:
+def test_two_hosts_open_what_they_need_of_each_other(project: Path) -> None:
+    inventory = project / "inventories/preprod"
     (inventory / "hosts.yml").write_text(TWO_HOSTS)
     assert openings(inventory) == {
         "one": {8793: ["fd00::3"], 8794: ["fd00::3"]},
@@ -106,10 +105,9 @@ def test_two_hosts_open_what_they_need_of_each_other(inventory: Path) -> None:
     }
 
 
-def test_a_database_and_a_storage_are_open_to_the_hosts_of_airflow(inventory: Path) -> None:
-    shutil.copy(PROJECT / "molecule/inventories/site/hosts.yml", inventory)
+def test_a_database_and_a_storage_are_open_to_the_hosts_of_airflow(project: Path) -> None:
     airflow = ["172.29.213.11", "172.29.213.12"]
-    assert openings(inventory) == {
+    assert openings(project / "molecule/inventories/site") == {
         "scheduler": {8793: airflow[1:], 8794: airflow[1:]},
         "webserver": {80: ["everybody"], 443: ["everybody"], 8080: airflow[:1]},
         "database": {5432: airflow},

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import pristine
 import pytest
 
 PROJECT = Path(__file__).parents[2]
@@ -319,15 +320,13 @@ def test_bad_input_gets_a_clear_error(tmp_path: Path, case: str) -> None:
 
 @pytest.mark.parametrize("name", ["preprod", "prod"])
 def test_each_environment_has_a_database_and_a_bucket_of_its_own(tmp_path: Path, name: str) -> None:
-    for folder in ("inventories", "group_vars"):
-        copy = tmp_path / folder
-        shutil.copytree(PROJECT / folder, copy, symlinks=True, ignore=shutil.ignore_patterns("vault.yml"))
+    pristine.copy(tmp_path, "inventories", "group_vars")
     wanted = (
         "[airflow_database_name, airflow_database_sslmode, airflow_logging_bucket_url, airflow_logging_endpoint_url]"
     )
     ended = subprocess.run(
         ["ansible", "-i", tmp_path / f"inventories/{name}", "all", "-m", "debug", "-a", f"msg={{{{ {wanted} }}}}"],
-        cwd=PROJECT,
+        cwd=tmp_path,  # for it reads the group_vars that are here, too
         text=True,
         capture_output=True,
         check=True,

@@ -1,5 +1,6 @@
 """Makes versions in a repository of its own, whose origin is beside it."""
 
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -45,10 +46,11 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def make(folder: Path, command: str) -> tuple[int, str]:
-    """Run a target of make, and tell how it ended and what it said."""
-    ended = subprocess.run(
-        ["make", "--no-print-directory", *command.split()], cwd=folder, capture_output=True, text=True, check=False
-    )
+    """Run a target of make, a tag given as the workflow gives it, and tell how it ended and what it said."""
+    target, _, given = command.partition(" ")
+    variables = dict([given.split("=", 1)] if target == "release-check" else [])
+    words = ["make", "--no-print-directory", *(command.split() if target == "release" else [target])]
+    ended = subprocess.run(words, cwd=folder, env=os.environ | variables, capture_output=True, text=True, check=False)
     return ended.returncode, ended.stdout + ended.stderr
 
 
@@ -113,6 +115,36 @@ def tag_of_no_version(project: Path) -> str:
     return "release-check TAG=vNext"
 
 
+def tag_with_a_command(project: Path) -> str:
+    git(project, "tag", "vNext||true")
+    return "release-check TAG=vNext||true"
+
+
+def tag_with_another_command(project: Path) -> str:
+    git(project, "tag", "v1.2.3;true")
+    return "release-check TAG=v1.2.3;true"
+
+
+def tag_that_expands(project: Path) -> str:
+    git(project, "tag", "v$(VERSION)`id`")
+    return "release-check TAG=v$(VERSION)`id`"
+
+
+def version_with_a_command(_: Path) -> str:
+    return "release VERSION=1.2.3;true"
+
+
+def tag_that_differs(project: Path) -> str:
+    git(project, "push", "--quiet", "origin", "main:refs/tags/v1.0.0")
+    git(project, "tag", "--force", "v1.0.0", git(project, "commit-tree", "-m", "another", "HEAD^{tree}").strip())
+    return "release VERSION=1.2.3"
+
+
+def origin_away(project: Path) -> str:
+    git(project, "remote", "set-url", "origin", "nowhere")
+    return "release VERSION=1.2.3"
+
+
 def tag_of_a_part(project: Path) -> str:
     git(project, "tag", "v1.2")
     return "release-check TAG=v1.2"
@@ -149,6 +181,12 @@ REFUSED = {
     other_metadata: "pyproject.toml says version 1.2.2: make it 1.2.3, and commit",
     no_notes: "CHANGELOG.md says nothing of 1.2.30: write what changes below '## 1.2.30 - ",
     tag_of_no_version: "'vNext' is not a version, and tags 'v…' are versions: delete it by git push --delete origin",
+    tag_with_a_command: "'vNext||true' is not a version",
+    tag_with_another_command: "'v1.2.3;true' is not a version",
+    tag_that_expands: "'v$(VERSION)`id`' is not a version",
+    version_with_a_command: "'1.2.3;true' is not a version",
+    tag_that_differs: "cannot get origin's main and tags; a tag that differs from origin's goes by git tag --delete:",
+    origin_away: "cannot get origin's main and tags",
     tag_of_a_part: "'v1.2' is not a version",
     tag_elsewhere: "what is checked out is not v1.2.3: git checkout v1.2.3",
     tag_beside_main: "v1.2.3 is not on main: delete it by git push --delete origin v1.2.3, merge what it should hold",

@@ -5,7 +5,6 @@ import json
 import os
 import pty
 import re
-import shutil
 import subprocess
 import termios
 import threading
@@ -14,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import pristine
 import pytest
 from ansible.parsing.vault import VaultLib, VaultSecret
 
@@ -25,27 +25,6 @@ ANSWERS = {
     "vault_airflow_logging_access_key": "the-access-key",
     "vault_airflow_logging_secret_key": "the-secret-key",
 }
-# As the project comes; whoever runs these tests may have replaced the addresses, and added names.
-HOSTS = """
-airflow: {{children: {{{0}: {{hosts: {{lvao-{0}: {{ansible_host: {0}.example.org}}}}}}}}}}
-scheduler: {{hosts: {{lvao-{0}: }}}}
-webserver: {{hosts: {{lvao-{0}: }}}}
-"""
-VARIABLES = """
-lvao_environment: {0}
-airflow_database_host: {0}-database.example.org
-""" + "".join(
-    f'{name}: "{{{{{{{{ vault_{name} }}}}}}}}"\n'
-    for name in (
-        "airflow_database_password",
-        "airflow_database_admin_password",
-        "airflow_fernet_key",
-        "airflow_jwt_secret",
-        "airflow_secret_key",
-        "airflow_logging_access_key",
-        "airflow_logging_secret_key",
-    )
-)
 GIVEN = {name.upper(): value for name, value in ANSWERS.items()}
 GENERATED = {
     "vault_airflow_fernet_key",
@@ -58,14 +37,8 @@ GENERATED = {
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """Copy what the commands read, with a vault of prod that no run for preprod may open."""
-    for name in ("group_vars", "inventories", "playbooks"):
-        shutil.copytree(PROJECT / name, tmp_path / name, symlinks=True, ignore=shutil.ignore_patterns("vault.yml"))
-    for name in ("Makefile", "ansible.cfg"):
-        shutil.copy(PROJECT / name, tmp_path)
+    pristine.copy(tmp_path, "inventories", "group_vars", "playbooks", "Makefile", "ansible.cfg")
     (tmp_path / "roles").symlink_to(PROJECT / "roles")
-    for name in ("preprod", "prod"):
-        write(tmp_path / f"inventories/{name}/hosts.yml", HOSTS.format(name))
-        write(tmp_path / f"group_vars/{name}/vars.yml", VARIABLES.format(name))
     write(tmp_path / "bin/setup", "#!/bin/sh\n", 0o755)
     write(tmp_path / "group_vars/prod/vault.yml", encrypt("vault_x: x", "prod's own"))
     return tmp_path
@@ -297,7 +270,9 @@ def test_a_vault_that_lacks_a_name_is_refused(project: Path) -> None:
 def test_several_hosts_say_where_they_reach_each_other(project: Path) -> None:
     use_real_addresses(project)
     hosts = project / "inventories/preprod/hosts.yml"
-    write(hosts, hosts.read_text().replace("webserver: {hosts: {lvao-preprod: }}", "webserver: {hosts: {lvao-web: }}"))
+    write(
+        hosts, hosts.read_text().replace("webserver:\n  hosts: {lvao-preprod: }", "webserver:\n  hosts: {lvao-web: }")
+    )
     code, said = run(project, "ansible-playbook -i inventories/preprod playbooks/site.yml")
     assert code == 2, said
     assert "lvao_private_address of lvao-preprod is missing: put the address at which" in said

@@ -9,13 +9,13 @@ import json
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pristine
 import pytest
 import testinfra
 import yaml
@@ -212,24 +212,12 @@ def rented(hosts: dict[str, Host]) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def forge(tmp_path_factory: pytest.TempPathFactory) -> Forge:
-    """A repository with the project as it is here, as somebody's first commit."""
+    """A repository with the project as it comes, as somebody's first commit."""
     folder = tmp_path_factory.mktemp("forge")
     cache = subprocess.run([PROJECT / ".venv/bin/uv", "cache", "dir"], check=True, capture_output=True, text=True)
     forge = Forge(folder, {}, Path(cache.stdout.strip()))
     copy = folder / "copy"
-    names = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=PROJECT,
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout.split("\0")
-    for name in filter(None, names):
-        source, target = PROJECT / name, copy / name
-        if name.endswith(("vault.yml", "known_hosts.txt")) or not (source.exists() or source.is_symlink()):
-            continue
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(source, target, follow_symlinks=False)
+    pristine.copy(copy)
     shell(copy, "git init --quiet --initial-branch=main; git add .; git commit --quiet --message First")
     shell(copy, f"git push --quiet {forge.origin} main")
     return forge
