@@ -160,7 +160,7 @@ def requests_of_users(host: Host, airflow: Airflow) -> list[tuple[str, str, None
 
 
 @contextmanager
-def steady_runs(airflow: Airflow, every_seconds: float = 5) -> Iterator[list[str]]:
+def steady_runs(airflow: Airflow, every_seconds: float = 15) -> Iterator[list[str]]:
     """Trigger runs of the sleeper while the block runs, and list them in order."""
     runs: list[str] = []
     over = threading.Event()
