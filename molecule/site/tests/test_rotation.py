@@ -1,5 +1,6 @@
 """Rotations of secrets, under tasks that run and connections that stay readable."""
 
+import itertools
 import os
 import re
 import shlex
@@ -85,7 +86,7 @@ def log_in(host: Host, password: str) -> None:
     """Begin a session, as a browser does."""
     token = re.search('csrf_token"[^>]* value="([^"]+)"', browse(host))[1]
     fields = {"csrf_token": token, "username": "admin", "password": password}
-    browse(host, *(f"--data-urlencode={name}={content}" for name, content in fields.items()))
+    browse(host, *itertools.chain(*(("--data-urlencode", f"{name}={content}") for name, content in fields.items())))
     assert is_logged_in(host)
 
 
@@ -102,7 +103,7 @@ def known(host: Host, *names: str) -> dict[str, str]:
 def secrets_of_units(host: Host) -> set[str]:
     """Ask which sets of secrets the running units of Airflow have started with."""
     units = "systemctl list-units --state=active --plain --no-legend 'lvao-airflow-*.service' | cut -d' ' -f1"
-    links = f"{units} | sed 's#.service$##; s#.*#/run/&/secrets#' | xargs readlink"
+    links = f"{units} | sed 's#.service$##; s#.*#/run/lvao-airflow/&/secrets#' | xargs readlink"
     return {*host.check_output(links).split()}
 
 
