@@ -447,7 +447,8 @@ KEPT = "a-key-that-a-rollback-keeps"
 def test_past_the_bound_it_fails_with_the_old_release_in_service(host: Host, airflow: Airflow, alarm: str) -> None:
     before = live(host)
     run_id = sleep_for(airflow, 1200, alarm)
-    values = {"airflow_scheduler_handover": False, "airflow_scheduler_drain_timeout": 20}
+    # Long enough for the old scheduler to say what it waits for, on a machine that does much else.
+    values = {"airflow_scheduler_handover": False, "airflow_scheduler_drain_timeout": 60}
     ended = deploy(airflow_scheduler_drain_timeout_action="fail", airflow_env_host={"LVAO_TEST": "fail"}, **values)
     assert ended.returncode != 0
     assert "airflow_scheduler_handover is false" in said(ended)
