@@ -41,11 +41,17 @@ def copy(folder: Path, *parts: str) -> None:
         folder: Where to.
         parts: Files and folders; all, if none is named.
     """
-    list_files = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *parts]
-    listed = subprocess.run(list_files, cwd=PROJECT, check=True, capture_output=True, text=True).stdout
+    listed = subprocess.run(
+        ["/usr/bin/env", "git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=PROJECT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
     for path in filter(None, listed.split("\0")):
         source, target = PROJECT / path, folder / path
-        if is_ours(path) and (source.exists() or source.is_symlink()):
+        wanted = not parts or any(Path(path).is_relative_to(part) for part in parts)
+        if wanted and is_ours(path) and (source.exists() or source.is_symlink()):
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, target, follow_symlinks=False)
     for name in ENVIRONMENTS:
