@@ -37,7 +37,8 @@ from conftest import (
 from testinfra.host import Host
 
 HOST = "lvao-molecule-release"
-UNITS = [f"lvao-airflow-{name}" for name in ("webserver", "log-server", "dag-processor", "triggerer", "scheduler")]
+COMPONENTS = "webserver log-server dag-processor triggerer scheduler"
+UNITS = [f"lvao-airflow-{name}" for name in COMPONENTS.split()]
 SCHEDULER = "lvao-airflow-scheduler"
 DRAINS = "systemctl list-units --state=deactivating --plain --no-legend 'lvao-airflow-scheduler-*'"
 # What a deploy finds its DAGs in, and further variables of all that follow.
@@ -355,15 +356,36 @@ def test_green_but_broken_goes_back_by_itself(host: Host, airflow: Airflow, long
     assert_first_try(airflow, run_id, edition)
 
 
+def test_the_way_back_waits_for_no_task(host: Host, airflow: Airflow, alarm: str) -> None:
+    before, edition = live(host), live_edition(host)
+    wait_for(lambda: not host.check_output(DRAINS), 60, "the old scheduler to end")
+    # That of the release that worked finishes one task, and that of the release that nobody confirms another.
+    worked = sleep_for(airflow, 1200, alarm)
+    release = "/opt/airflow/releases/unconfirmed"
+    host.check_output(f"cp --archive /opt/airflow/releases/{before} {release} && echo another >> {release}/base")
+    host.check_output(f"{release}/libexec/switch && {release}/libexec/apply {COMPONENTS}")
+    unconfirmed = sleep_for(airflow, 1200, alarm)
+    host.check_output("systemctl start lvao-airflow-way-back")
+    assert live(host) == before
+    assert len(host.check_output(DRAINS).splitlines()) == 2
+    run_id = airflow.trigger("sleeper")
+    assert airflow.finish("sleeper", run_id) == "success"
+    assert {airflow.state("sleeper", run_id) for run_id in (worked, unconfirmed)} == {"running"}
+    host.check_output(f"touch {alarm}")
+    for run_id in (worked, unconfirmed):
+        assert_first_try(airflow, run_id, edition)
+    wait_for(lambda: not host.check_output(DRAINS), 60, "the old schedulers to end")
+
+
 def test_a_handover_that_was_cut_off_is_brought_to_its_end(host: Host) -> None:
     *others, scheduler = processes(host)
     wait_for(lambda: not host.check_output(DRAINS), 60, "the old scheduler to end")
     live_unit = unit_property(host, SCHEDULER, "Id").removesuffix(".service")
-    second = f"{SCHEDULER}-{'b' if live_unit.endswith('a') else 'a'}"
+    second = next(unit for letter in "abc" if (unit := f"{SCHEDULER}-{letter}") != live_unit)
     host.check_output(f"ln -snf $(realpath /opt/airflow/current) /opt/airflow/schedulers/{second}")
     host.check_output(f"systemctl start {second}")
     # As each deploy does.
-    host.check_output("/opt/airflow/current/libexec/apply webserver log-server dag-processor triggerer scheduler")
+    host.check_output(f"/opt/airflow/current/libexec/apply {COMPONENTS}")
     assert processes(host) == [*others, scheduler]
     wait_for(lambda: unit_property(host, second, "ActiveState") == "inactive", 90, "the second scheduler to end")
 

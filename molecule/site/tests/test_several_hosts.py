@@ -39,8 +39,8 @@ def test_each_host_has_what_it_does_and_nothing_else(hosts: dict[str, Host]) -> 
     listing = f"systemctl list-units --type=service --state=running --no-legend --plain {units} | cut -d' ' -f1 | sort"
     running = {name: host.check_output(listing).split() for name, host in hosts.items()}
     components = ("dag-processor", "log-server", "scheduler", "triggerer")
-    # Which of the two schedulers it is, is up to the deploys before.
-    assert [re.sub(r"(-[ab])?\.service$", "", unit) for unit in running["scheduler"]] == [
+    # Which of the three schedulers it is, is up to the deploys before.
+    assert [re.sub(r"(-[abc])?\.service$", "", unit) for unit in running["scheduler"]] == [
         f"lvao-airflow-{name}" for name in components
     ]
     assert running["webserver"] == ["caddy.service", "lvao-airflow-webserver.service"]
@@ -73,7 +73,7 @@ def test_people_come_in_and_tasks_of_others_do_not(host: Host) -> None:
 
 
 def test_each_host_finds_open_what_it_needs_of_the_others() -> None:
-    ports = [22, 5432, 8080, 8081, 8090, 8793, 8794, 8974, 8975]
+    ports = [22, 5432, 8080, 8081, 8090, 8793, 8794, 8974, 8975, 8976]
     needed = {
         "scheduler": [[22], [22, 8080], [22, 5432], [22, 8090]],
         "webserver": [[22, 8793, 8794], [22], [22, 5432], [22, 8090]],
