@@ -4,7 +4,7 @@ Reads a JSON object from standard input, so that no secret shows in a process li
 
 - `client`: arguments of boto3's client (`endpoint_url`, `region_name`, keys);
 - `config`: options of botocore's Config;
-- `bucket`, and `key`, the name of the probe;
+- `bucket`, and `key`, with which the name of the probe begins: a plan and a deploy may ask at a time;
 - `create`: whether to create a bucket that is missing.
 
 Prints `created` if it created the bucket. Where the storage refuses something, ends with status 1 and a sentence on
@@ -12,6 +12,7 @@ standard error.
 """
 
 import json
+import secrets
 import sys
 from contextlib import suppress
 
@@ -29,7 +30,7 @@ HINTS = {
 }
 
 question = json.load(sys.stdin)
-bucket, key = question["bucket"], question["key"]
+bucket, key = question["bucket"], f"{question['key']}-{secrets.token_hex(8)}"
 retries = {"retries": {"max_attempts": 2}, "connect_timeout": 10, "read_timeout": 20}
 storage = boto3.client("s3", **question["client"], config=Config(**(retries | question["config"])))
 step = "write"

@@ -1,6 +1,8 @@
 # What the scripts of a release share. They know their release by where they lie: <airflow_directory>/releases/<id>/libexec.
 # shellcheck shell=bash
 set -euo pipefail
+# On a hardened host, who logs in has one that would keep Airflow's user out.
+umask 022
 # One at a time: the host may go back by itself while a deploy still works on it.
 # Root's, or a task could hold it up.
 if [ -z "${LVAO_LOCKED-}" ]; then (umask 077 && : >>/run/lock/lvao-airflow) && LVAO_LOCKED=1 exec flock /run/lock/lvao-airflow "$0" "$@"; fi
