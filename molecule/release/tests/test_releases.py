@@ -367,7 +367,7 @@ def test_the_way_back_waits_for_no_task(host: Host, airflow: Airflow, alarm: str
     unconfirmed = sleep_for(airflow, 1200, alarm)
     host.check_output("systemctl start lvao-airflow-way-back")
     assert live(host) == before
-    assert len(host.check_output(DRAINS).splitlines()) == 2
+    wait_for(lambda: len(host.check_output(DRAINS).splitlines()) == 2, 30, "both old schedulers to finish their tasks")
     run_id = airflow.trigger("sleeper")
     assert airflow.finish("sleeper", run_id) == "success"
     assert {airflow.state("sleeper", run_id) for run_id in (worked, unconfirmed)} == {"running"}
