@@ -32,24 +32,39 @@ SECONDS_BETWEEN_HEARTBEATS = 5
 TASKS_SHOWN = 5
 
 
-def keep_alive(since: datetime) -> str:
-    """Keep the heartbeat of this host's scheduler that began first after a time, and list what it runs.
+class Scheduler:
+    """This host's scheduler that began first after a time, as the database knows it.
 
     Args:
         since: When its process began.
 
-    Returns:
-        What it waits for, in one line.
+    Attributes:
+        goes_on: Whether it still kept its heartbeat itself between the last two calls of `keep_alive`.
     """
-    with create_session() as session:
-        of_this_host = Job.job_type == "SchedulerJob", Job.hostname == get_hostname(), Job.start_date >= since
-        job = session.scalars(select(Job).where(*of_this_host).order_by(Job.start_date).limit(1)).first()
-        if not job:
-            return "finds itself not in the database"
-        job.latest_heartbeat = datetime.now(UTC)
-        waits_for = TaskInstance.queued_by_job_id == job.id, TaskInstance.state.in_(("queued", "running", "restarting"))
-        found = session.scalars(select(TaskInstance).where(*waits_for))
-        tasks = [f"{task.dag_id}.{task.task_id} ({task.run_id})" for task in found]
+
+    def __init__(self, since: datetime) -> None:
+        """Know it by its start."""
+        self.goes_on = False
+        self._since = since
+        self._kept = datetime.max.replace(tzinfo=UTC)
+
+    def keep_alive(self) -> str:
+        """Keep its heartbeat, and list what it runs.
+
+        Returns:
+            What it waits for, in one line.
+        """
+        with create_session() as session:
+            of_this_host = Job.job_type == "SchedulerJob", Job.hostname == get_hostname(), Job.start_date >= self._since
+            job = session.scalars(select(Job).where(*of_this_host).order_by(Job.start_date).limit(1)).first()
+            if not job:
+                return "finds itself not in the database"
+            # It may have begun to write its own just before.
+            self.goes_on = job.latest_heartbeat - self._kept > timedelta(seconds=1)
+            job.latest_heartbeat = self._kept = datetime.now(UTC)
+            unfinished = TaskInstance.state.in_(("queued", "running", "restarting"))
+            found = session.scalars(select(TaskInstance).where(TaskInstance.queued_by_job_id == job.id, unfinished))
+            tasks = [f"{task.dag_id}.{task.task_id} ({task.run_id})" for task in found]
         more = f" and {len(tasks) - TASKS_SHOWN} more" if len(tasks) > TASKS_SHOWN else ""
         return f"waits for {len(tasks)} task(s): {', '.join(tasks[:TASKS_SHOWN])}{more}" if tasks else "ends"
 
@@ -79,7 +94,7 @@ def main(notes: Path, process: Path, bound: float) -> None:
         bound: For how many seconds it may finish its tasks, unless a deploy retired it.
     """
     # Its row comes after its start.
-    since = datetime.fromtimestamp((notes / "base").stat().st_mtime, tz=UTC) - timedelta(seconds=1)
+    scheduler = Scheduler(datetime.fromtimestamp((notes / "base").stat().st_mtime, tz=UTC) - timedelta(seconds=1))
     deadline = math.inf
     while process.exists():
         if (notes / "retired").exists() and not shuts_down():
@@ -89,9 +104,14 @@ def main(notes: Path, process: Path, bound: float) -> None:
         elif time.monotonic() > deadline:
             os.kill(int(process.name), signal.SIGKILL)
         try:
-            say(keep_alive(since))
+            say(scheduler.keep_alive())
         except SQLAlchemyError as error:
             say(f"cannot reach the database: {type(error).__name__}")
+        # Python drops what a signal's handler raises amid a fork, as when the scheduler starts its workers. One that has
+        # heard the first signal would end its tasks at a second.
+        if scheduler.goes_on:
+            print("The scheduler goes on as before: it has missed its signal, which is sent again.", flush=True)
+            os.kill(int(process.name), signal.SIGTERM)
         for _ in range(SECONDS_BETWEEN_HEARTBEATS * 5):
             if not process.exists():
                 return
