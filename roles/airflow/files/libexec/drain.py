@@ -107,8 +107,8 @@ def main(notes: Path, process: Path, bound: float) -> None:
             say(scheduler.keep_alive())
         except SQLAlchemyError as error:
             say(f"cannot reach the database: {type(error).__name__}")
-        # Python drops what a signal's handler raises amid a fork, as when the scheduler starts its workers. One that has
-        # heard the first signal would end its tasks at a second.
+        # Python drops what a signal's handler raises amid a fork, as when the scheduler starts its workers. One that
+        # has heard the first signal would end its tasks at a second.
         if scheduler.goes_on:
             print("The scheduler goes on as before: it has missed its signal, which is sent again.", flush=True)
             os.kill(int(process.name), signal.SIGTERM)
