@@ -39,14 +39,14 @@ class Scheduler:
         since: When its process began.
 
     Attributes:
-        goes_on: Whether it still kept its heartbeat itself between the last two calls of `keep_alive`.
+        beats: Between how many calls of `keep_alive` it was seen to keep its heartbeat itself.
     """
 
     def __init__(self, since: datetime) -> None:
         """Know it by its start."""
-        self.goes_on = False
+        self.beats = 0
         self._since = since
-        self._kept = datetime.max.replace(tzinfo=UTC)
+        self._kept: datetime | None = None
 
     def keep_alive(self) -> str:
         """Keep its heartbeat, and list what it runs.
@@ -59,8 +59,7 @@ class Scheduler:
             job = session.scalars(select(Job).where(*of_this_host).order_by(Job.start_date).limit(1)).first()
             if not job:
                 return "finds itself not in the database"
-            # It may have begun to write its own just before.
-            self.goes_on = job.latest_heartbeat - self._kept > timedelta(seconds=1)
+            self.beats += self._kept not in (None, job.latest_heartbeat)
             job.latest_heartbeat = self._kept = datetime.now(UTC)
             unfinished = TaskInstance.state.in_(("queued", "running", "restarting"))
             found = session.scalars(select(TaskInstance).where(TaskInstance.queued_by_job_id == job.id, unfinished))
@@ -108,10 +107,11 @@ def main(notes: Path, process: Path, bound: float) -> None:
         except SQLAlchemyError as error:
             say(f"cannot reach the database: {type(error).__name__}")
         # Python drops what a signal's handler raises amid a fork, as when the scheduler starts its workers. One that
-        # has heard the first signal would end its tasks at a second.
-        if scheduler.goes_on:
+        # has heard the first would end its tasks at a second, and its last heartbeat may have been on its way.
+        if scheduler.beats > 1:
             print("The scheduler goes on as before: it has missed its signal, which is sent again.", flush=True)
             os.kill(int(process.name), signal.SIGTERM)
+            scheduler.beats = 0
         for _ in range(SECONDS_BETWEEN_HEARTBEATS * 5):
             if not process.exists():
                 return
