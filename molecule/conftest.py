@@ -414,24 +414,28 @@ def open_ports(address: str, container: str | None = None, ports: Iterable[int] 
 
 
 @contextmanager
-def watched_processes(containers: Iterable[str]) -> Iterator[list[str]]:
-    """Collect the command lines of all processes, in containers and here, over and over.
-
-    Args:
-        containers: Their names.
+def watched_processes() -> Iterator[set[str]]:
+    """Collect the command lines of all processes of this machine, with those of its containers, over and over.
 
     Yields:
-        What was seen in each, and last on this machine; it is complete after the block.
+        What was seen; it is complete after the block.
     """
-    watch = "while :; do cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' '; sleep 0.2; done"
-    commands = [["docker", "exec", name, "sh", "-c", watch] for name in containers]
-    watchers = [subprocess.Popen([*command], stdout=subprocess.PIPE, text=True) for command in commands]
-    watchers.append(subprocess.Popen(["sh", "-c", watch], stdout=subprocess.PIPE, text=True))
-    seen: list[str] = []
-    yield seen
-    for watcher in watchers:
-        watcher.terminate()
-    seen += [watcher.communicate()[0] for watcher in watchers]
+    seen: set[str] = set()
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.2):
+            for process in Path("/proc").glob("[0-9]*"):
+                with suppress(OSError):  # it has ended
+                    seen.add((process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+
+    with ThreadPoolExecutor() as pool:
+        watched = pool.submit(watch)
+        try:
+            yield seen
+        finally:
+            over.set()
+            watched.result()
 
 
 @contextmanager

@@ -131,16 +131,16 @@ def test_no_secret_shows_during_a_deploy_or_after_it(host: Host, hosts: dict[str
     spellings = {*known, *(quote(secret, safe="") for secret in known), marked}
     # What is new has to be rendered and to reach the units, with the most that Ansible says.
     values = {"airflow_connections": {"marked": {"conn_type": "http", "password": marked}}}
-    with watched_processes([f"lvao-molecule-site-{name}" for name in hosts]) as seen:
+    with watched_processes() as seen:
         ended = run_playbook("site", "all", "-vvv", "--diff", "--extra-vars", json.dumps(values))
     assert ended.returncode == 0, ended.stdout[-5000:]
-    assert len(seen) == len(hosts) + 1
-    assert all("systemd" in lines for lines in seen[:-1])
+    for known_process in ("airflow scheduler", "caddy run", "postgres -D", "swift-proxy-server"):
+        assert any(known_process in line for line in seen)
     # The operator's own command line is what carries the marked one.
-    own = seen.pop().replace(json.dumps(values), "")
+    others = [line for line in seen if json.dumps(values) not in line]
     for secret in spellings:
         assert secret not in ended.stdout
-        assert not any(secret in lines for lines in [*seen, own])
+        assert not any(secret in line for line in others)
     patterns = "".join(f"-e {shlex.quote(spelling)} " for spelling in spellings)
     for one in hosts.values():
         assert not one.run(
