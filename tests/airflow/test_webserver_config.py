@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from flask import Flask
 from flask_appbuilder.const import AUTH_DB, AUTH_OAUTH
 
 CONFIG = Path(__file__).parents[2] / "roles/airflow_webserver/files/webserver_config.py"
@@ -45,6 +46,15 @@ def test_without_providers_airflow_keeps_its_passwords(load: Load) -> None:
     config = load()
     assert config["AUTH_TYPE"] == AUTH_DB
     assert "SECURITY_MANAGER_CLASS" not in config
+
+
+@pytest.mark.parametrize(
+    ("address", "counted"),
+    [("192.0.2.7", "192.0.2.7"), ("2001:db8:0:1::7", "2001:db8:0:1::/64"), ("2001:db8:0:1:8::9", "2001:db8:0:1::/64")],
+)
+def test_guesses_are_counted_for_a_whole_network_of_ipv6(load: Load, address: str, counted: str) -> None:
+    with Flask(__name__).test_request_context(environ_base={"REMOTE_ADDR": address}):
+        assert load()["RATELIMIT_KEY_FUNC"]() == counted
 
 
 def test_with_providers_they_are_asked(load: Load) -> None:

@@ -79,6 +79,27 @@ BAD_INPUT = {
         "it must be an address that ends with a slash",
     ),
     "confirmation": ({"airflow_confirm_timeout": "soon"}, "airflow_confirm_timeout is 'soon': it must be a time span"),
+    "no tasks": ({"airflow_parallelism": 0}, "airflow_parallelism is '0': it must be 1 or more"),
+    "no memory": ({"airflow_memory_mb": 0}, "airflow_memory_mb is '0': it must be 500 or more"),
+    "no memory for the webserver": ({"airflow_webserver_memory_mb": 0}, "airflow_webserver_memory_mb is 0: it must be"),
+    "no memory for tasks": ({"airflow_scheduler_memory_mb": 0}, "airflow_scheduler_memory_mb is 0: it must be 500"),
+    "no memory for the proxy": ({"reverse_proxy_memory_mb": 0}, "reverse_proxy_memory_mb is '0': it must be 128"),
+    "header": (
+        {"reverse_proxy_headers": {"X-Site": 'a "b" c'}},
+        "it must be names of letters, digits and hyphens, with values without double quotes",
+    ),
+    "header of two lines": (
+        {"reverse_proxy_headers": {"X-Site": "a\nimport b"}},
+        "it must be names of letters, digits and",
+    ),
+    "header with a backslash": (
+        {"reverse_proxy_headers": {"X-Site": "a\\"}},
+        "it must be names of letters, digits and",
+    ),
+    "network that is none": (
+        {"reverse_proxy_sources": ["192.0.2.0/24", "10.0.0.0/64", "1.2", "999.1.1.1", ":", "::/0", "2001:db8::7"]},
+        "reverse_proxy_sources is '192.0.2.0/24, 10.0.0.0/64, 1.2, 999.1.1.1, :, ::/0, 2001:db8::7': it must be",
+    ),
     "no release": ({"airflow_releases_kept": 0}, "airflow_releases_kept is '0': it must be 1 or more"),
     "drain": (
         {"airflow_scheduler_drain_timeout": -1},

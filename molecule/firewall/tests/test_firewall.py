@@ -9,7 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import INVENTORY, PROJECT, apply_role, open_ports, unit_property, wait_for
+from conftest import (
+    INVENTORY,
+    PROJECT,
+    apply_role,
+    assert_that_it_is_sandboxed,
+    open_ports,
+    unit_property,
+    wait_for,
+)
 from testinfra.host import Host
 
 ADDRESSES = ["172.29.214.11", "fd29:214::11"]
@@ -46,6 +54,10 @@ print(count)
 
 def docker(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["docker", *arguments], text=True, capture_output=True, check=False)
+
+
+def test_its_unit_is_closed_to_what_it_does_not_need(host: Host) -> None:
+    assert_that_it_is_sandboxed(host, "lvao-firewall", 2.5)
 
 
 @pytest.fixture(scope="module")

@@ -134,12 +134,13 @@ def test_who_comes_by_password_is_not_cut_off(host: Host) -> None:
 @pytest.mark.usefixtures("_turned_off")
 def test_passwords_that_something_else_allows_are_an_error(host: Host) -> None:
     before = "/etc/ssh/sshd_config.d/00-site.conf"
-    host.check_output(f"echo PasswordAuthentication yes > {before}")
+    host.check_output(f"printf 'PasswordAuthentication yes\nKbdInteractiveAuthentication yes\n' > {before}")
     ended = apply_role(host, "baseline")
     # Root is locked out by now, whom the next test comes as.
     host.check_output(f"rm {before} {SSHD} && systemctl reload ssh")
     assert ended.returncode == 2, ended.stdout
-    assert "The SSH server of lvao-molecule-roles would still take passwords" in " ".join(ended.stdout.split())
+    wanted = "passwordauthentication no, kbdinteractiveauthentication no"
+    assert f"The SSH server of lvao-molecule-roles has not taken {wanted}:" in " ".join(ended.stdout.split())
 
 
 @pytest.mark.usefixtures("_turned_off")

@@ -92,12 +92,20 @@ def test_nobody_outside_guesses_passwords_where_airflow_counts_none(public: Publ
     assert requests.post(f"http://{public.address}:8080/auth/token", json={}, timeout=30).status_code == 200
 
 
+@pytest.mark.parametrize("version", ["--http1.1", "--http2"])
+@pytest.mark.parametrize("path", ["/execution/health", "/auth/token", "/"])
+def test_a_target_whose_path_only_the_upstream_sees_is_refused(host: Host, version: str, path: str) -> None:
+    ask = f"curl --silent --insecure {version} --output /dev/null --write-out '%{{http_code}}'"
+    where = f"--resolve {DOMAIN}:443:127.0.0.1 --request-target x:http://{DOMAIN}{path} https://{DOMAIN}/"
+    assert host.check_output(f"{ask} {where}") == "400"
+
+
 def test_what_is_too_large_is_refused(host: Host, public: Public) -> None:
-    body = os.urandom(9_000_000)
+    body = os.urandom(900_000)
     answer, content = public.ask("POST", "/", body)
     assert (answer.status, content) == (200, body)
     # Unlike Python's client, curl listens while it sends.
-    send = "head --bytes 20000000 /dev/zero | curl --silent --insecure --data-binary @- --write-out '%{http_code}'"
+    send = "head --bytes 2000000 /dev/zero | curl --silent --insecure --data-binary @- --write-out '%{http_code}'"
     assert host.check_output(f"{send} --resolve {DOMAIN}:443:127.0.0.1 https://{DOMAIN}/") == "413"
 
 

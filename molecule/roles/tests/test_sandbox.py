@@ -97,6 +97,17 @@ def test_a_task_may(tried: dict[str, Any], what: str) -> None:
     assert tried["ordinary"][what] == "done"
 
 
+def test_what_a_task_leaves_at_home_keeps_nothing_from_the_database_and_the_logs(host: Host) -> None:
+    planted = "/var/lib/airflow/state/.postgresql/root.crt /var/lib/airflow/state/.aws/config"
+    host.check_output(f"for file in {planted}; do mkdir $(dirname $file) && echo x > $file; done")
+    host.check_output("chown -R airflow: /var/lib/airflow/state/.postgresql /var/lib/airflow/state/.aws")
+    try:
+        host.check_output("airflow db check")
+        host.check_output('LVAO_PROGRAM=python airflow -c \'import boto3; boto3.client("s3", region_name="x")\'')
+    finally:
+        host.check_output("rm -r /var/lib/airflow/state/.postgresql /var/lib/airflow/state/.aws")
+
+
 def test_what_a_task_may_write_to_is_named(host: Host, tried: dict[str, Any]) -> None:
     of_airflow = "/var/lib/airflow/logs /var/lib/airflow/state"
     of_all, of_the_site = "/dev/mqueue /dev/shm", "/srv/lvao-test"

@@ -7,13 +7,28 @@ passwords.
 
 import json
 import os
+from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any
 
 from airflow.providers.fab.auth_manager.security_manager.override import FabAirflowSecurityManagerOverride
+from flask import request
 from flask_appbuilder.const import AUTH_DB, AUTH_OAUTH
 
 _oidc = json.loads(os.environ["LVAO_OIDC"])
 _providers = {provider["name"]: provider for provider in _oidc["providers"]}
+
+
+def _who_guesses() -> str:
+    """Tell for whom Airflow counts guesses of a password.
+
+    Returns:
+        An IPv4 address, or the network of an IPv6 address, for whoever has one address there has 2**64.
+    """
+    address = ip_address(request.remote_addr or "127.0.0.1")
+    return str(ip_network(f"{address}/64", strict=False) if isinstance(address, IPv6Address) else address)
+
+
+RATELIMIT_KEY_FUNC = _who_guesses
 
 
 class _OidcSecurityManager(FabAirflowSecurityManagerOverride):
