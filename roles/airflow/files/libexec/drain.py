@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -46,7 +47,7 @@ class Scheduler:
         """Know it by its start."""
         self.beats = 0
         self._since = since
-        self._kept: datetime | None = None
+        self._kept: set[datetime] = set()
 
     def keep_alive(self) -> str:
         """Keep its heartbeat, and list what it runs.
@@ -59,8 +60,10 @@ class Scheduler:
             job = session.scalars(select(Job).where(*of_this_host).order_by(Job.start_date).limit(1)).first()
             if not job:
                 return "finds itself not in the database"
-            self.beats += self._kept not in (None, job.latest_heartbeat)
-            job.latest_heartbeat = self._kept = datetime.now(UTC)
+            # Of what was written here, a commit that seemed to fail may be there.
+            self.beats += bool(self._kept) and job.latest_heartbeat not in self._kept
+            job.latest_heartbeat = datetime.now(UTC)
+            self._kept.add(job.latest_heartbeat)
             unfinished = TaskInstance.state.in_(("queued", "running", "restarting"))
             found = session.scalars(select(TaskInstance).where(TaskInstance.queued_by_job_id == job.id, unfinished))
             tasks = [f"{task.dag_id}.{task.task_id} ({task.run_id})" for task in found]
@@ -84,6 +87,22 @@ def shuts_down() -> bool:
     return said.stdout.strip() == "stopping"
 
 
+def has_idle_worker(process: Path) -> bool:
+    """Tell whether one of the executor's workers waits for a task.
+
+    Args:
+        process: Folder of the scheduler's process below /proc.
+    """
+    children = ()
+    with suppress(OSError):  # it has just ended
+        children = Path(process, "task", process.name, "children").read_text().split()
+    for child in children:
+        with suppress(OSError):
+            if b"LocalExecutor: <idle>" in Path("/proc", child, "cmdline").read_bytes():
+                return True
+    return False
+
+
 def main(notes: Path, process: Path, bound: float) -> None:
     """Stay with a process until it ends.
 
@@ -102,13 +121,15 @@ def main(notes: Path, process: Path, bound: float) -> None:
             deadline = time.monotonic() + bound
         elif time.monotonic() > deadline:
             os.kill(int(process.name), signal.SIGKILL)
-        try:
-            say(scheduler.keep_alive())
-        except SQLAlchemyError as error:
-            say(f"cannot reach the database: {type(error).__name__}")
+        with suppress(OSError):
+            try:
+                say(scheduler.keep_alive())
+            except SQLAlchemyError as error:
+                say(f"cannot reach the database: {type(error).__name__}")
         # Python drops what a signal's handler raises amid a fork, as when the scheduler starts its workers. One that
-        # has heard the first would end its tasks at a second, and its last heartbeat may have been on its way.
-        if scheduler.beats > 1:
+        # has heard it would lose its tasks by another, so there are two signs: heartbeats, the first of which may have
+        # been on its way, and a worker that waits for tasks, which those are rid of.
+        if scheduler.beats > 1 and has_idle_worker(process):
             print("The scheduler goes on as before: it has missed its signal, which is sent again.", flush=True)
             os.kill(int(process.name), signal.SIGTERM)
             scheduler.beats = 0
