@@ -16,6 +16,7 @@ from conftest import (
     open_ports,
     run_playbook,
     run_with_airflow,
+    said,
     sleeping_task,
     value,
     wait_for,
@@ -84,6 +85,14 @@ def test_each_host_finds_open_what_it_needs_of_the_others() -> None:
         others = [number for number, other in enumerate(SITE) if other != name]
         found = [open_ports(f"172.29.213.{11 + number}", f"lvao-molecule-site-{name}", ports) for number in others]
         assert found == [wanted[number] for number in others], name
+
+
+def test_a_firewall_that_would_cut_ansible_off_is_refused_before_anything_changes() -> None:
+    ended = run_playbook("site", "all", "--extra-vars", json.dumps({"firewall_ssh_sources": ["192.0.2.0/24"]}))
+    assert ended.returncode != 0
+    assert "The firewall would cut off Ansible, which connects to" in said(ended)
+    assert {*re.findall(r"changed=(\d+)", ended.stdout)} == {"0"}
+    assert "Set up every host" not in ended.stdout
 
 
 def test_the_canary_passes() -> None:
