@@ -92,10 +92,10 @@ def test_nobody_outside_guesses_passwords_where_airflow_counts_none(public: Publ
     assert requests.post(f"http://{public.address}:8080/auth/token", json={}, timeout=30).status_code == 200
 
 
-@pytest.mark.parametrize("version", ["--http1.1", "--http2"])
 @pytest.mark.parametrize("path", ["/execution/health", "/auth/token", "/"])
-def test_a_target_whose_path_only_the_upstream_sees_is_refused(host: Host, version: str, path: str) -> None:
-    ask = f"curl --silent --insecure {version} --output /dev/null --write-out '%{{http_code}}'"
+def test_a_target_whose_path_only_the_upstream_sees_is_refused(host: Host, path: str) -> None:
+    # Over HTTP/2, curl sends no such target.
+    ask = "curl --silent --insecure --http1.1 --output /dev/null --write-out '%{http_code}'"
     where = f"--resolve {DOMAIN}:443:127.0.0.1 --request-target x:http://{DOMAIN}{path} https://{DOMAIN}/"
     assert host.check_output(f"{ask} {where}") == "400"
 
