@@ -542,7 +542,7 @@ def test_a_stop_lets_tasks_finish_within_its_bound(host: Host, airflow: Airflow)
 def test_a_reboot_lets_tasks_finish_and_brings_all_back(host: Host, airflow: Airflow) -> None:
     run_id = sleep_for(airflow, 10)
     subprocess.run(["docker", "restart", "--time=120", HOST], check=True, capture_output=True)
-    wait_for(lambda: airflow.health() == HEALTHY, 120, "health after the reboot")
+    wait_for(lambda: airflow.health() == HEALTHY, 300, "health after the reboot")
     assert_first_try(airflow, run_id, live_edition(host))
     other = airflow.trigger("sleeper")
     assert airflow.finish("sleeper", other) == "success"
