@@ -121,6 +121,7 @@ def main(notes: Path, process: Path, bound: float) -> None:
             deadline = time.monotonic() + bound
         elif time.monotonic() > deadline:
             os.kill(int(process.name), signal.SIGKILL)
+        # Whatever comes, it must stay: once it has gone, systemd signals again.
         with suppress(OSError):
             try:
                 say(scheduler.keep_alive())
