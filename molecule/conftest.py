@@ -414,6 +414,29 @@ def open_ports(address: str, container: str | None = None, ports: Iterable[int] 
 
 
 @contextmanager
+def repeated(action: Callable[[], object], every_seconds: float) -> Iterator[None]:
+    """Do something over and over while the block runs, and fail if that fails.
+
+    Args:
+        action: What to do.
+        every_seconds: How long to wait before each time.
+    """
+    over = threading.Event()
+
+    def repeat() -> None:
+        while not over.wait(every_seconds):
+            action()
+
+    with ThreadPoolExecutor() as pool:
+        repeating = pool.submit(repeat)
+        try:
+            yield
+        finally:
+            over.set()
+            repeating.result()
+
+
+@contextmanager
 def watched_processes() -> Iterator[set[str]]:
     """Collect the command lines of all processes of this machine, with those of its containers, over and over.
 
@@ -421,21 +444,14 @@ def watched_processes() -> Iterator[set[str]]:
         What was seen; it is complete after the block.
     """
     seen: set[str] = set()
-    over = threading.Event()
 
-    def watch() -> None:
-        while not over.wait(0.2):
-            for process in Path("/proc").glob("[0-9]*"):
-                with suppress(OSError):  # it has ended
-                    seen.add((process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+    def look() -> None:
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):  # it has ended
+                seen.add((process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
 
-    with ThreadPoolExecutor() as pool:
-        watched = pool.submit(watch)
-        try:
-            yield seen
-        finally:
-            over.set()
-            watched.result()
+    with repeated(look, 0.2):
+        yield seen
 
 
 @contextmanager

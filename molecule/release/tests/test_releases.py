@@ -10,11 +10,9 @@ import shlex
 import shutil
 import signal
 import subprocess
-import threading
 import time
 import zipfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
@@ -27,6 +25,7 @@ from conftest import (
     Airflow,
     Ended,
     address,
+    repeated,
     run_playbook,
     run_with_airflow,
     said,
@@ -165,19 +164,8 @@ def requests_of_users(host: Host, airflow: Airflow) -> list[tuple[str, str, None
 def steady_runs(airflow: Airflow, every_seconds: float = 15) -> Iterator[list[str]]:
     """Trigger runs of the sleeper while the block runs, and list them in order."""
     runs: list[str] = []
-    over = threading.Event()
-
-    def trigger() -> None:
-        while not over.wait(every_seconds):
-            runs.append(airflow.trigger("sleeper"))
-
-    with ThreadPoolExecutor() as pool:
-        triggered = pool.submit(trigger)
-        try:
-            yield runs
-        finally:
-            over.set()
-            triggered.result()
+    with repeated(lambda: runs.append(airflow.trigger("sleeper")), every_seconds):
+        yield runs
 
 
 @pytest.fixture(scope="module")
@@ -542,7 +530,7 @@ def test_a_stop_lets_tasks_finish_within_its_bound(host: Host, airflow: Airflow)
 def test_a_reboot_lets_tasks_finish_and_brings_all_back(host: Host, airflow: Airflow) -> None:
     run_id = sleep_for(airflow, 10)
     subprocess.run(["docker", "restart", "--time=120", HOST], check=True, capture_output=True)
-    wait_for(lambda: airflow.health() == HEALTHY, 300, "health after the reboot")
+    wait_for(lambda: airflow.health() == HEALTHY, 120, "health after the reboot")
     assert_first_try(airflow, run_id, live_edition(host))
     other = airflow.trigger("sleeper")
     assert airflow.finish("sleeper", other) == "success"
