@@ -29,7 +29,7 @@ def job(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
     @contextmanager
     def create_session() -> Iterator[SimpleNamespace]:
-        yield SimpleNamespace(scalars=lambda _query: Found())
+        yield SimpleNamespace(scalars=lambda _query: Found(), execute=lambda _statement: None)
 
     monkeypatch.setattr(drain, "create_session", create_session)
     return row

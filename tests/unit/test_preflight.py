@@ -183,6 +183,10 @@ BAD_INPUT = {
         {"reverse_proxy_acme_directory": "letsencrypt"},
         "reverse_proxy_acme_directory is 'letsencrypt': it must be the https:// address of an ACME directory",
     ),
+    "no time for a certificate": (
+        {"reverse_proxy_certificate_timeout": 0},
+        "reverse_proxy_certificate_timeout is '0': it must be a number of seconds, 5 or more",
+    ),
     "mail": ({"reverse_proxy_acme_email": "ops"}, "reverse_proxy_acme_email is 'ops': it must be an address of mail"),
     "size": ({"reverse_proxy_body_limit": 10}, "reverse_proxy_body_limit is '10': it must be a size such as 10MB"),
     "allow-list": (

@@ -276,6 +276,11 @@ def test_several_hosts_say_where_they_reach_each_other(project: Path) -> None:
     code, said = run(project, "ansible-playbook -i inventories/preprod playbooks/site.yml")
     assert code == 2, said
     assert "lvao_private_address of lvao-preprod is missing: put the address at which" in said
+    for address, refused in (("192.0.2.8", True), ("172.32.0.1", True), ("172.16.0.1", False), ("fd00::3", False)):
+        known = f"--extra-vars lvao_private_address={address}"
+        _, said = run(project, f"ansible-playbook -i inventories/preprod playbooks/site.yml {known}")
+        said_so = f"lvao_private_address of lvao-preprod is {address}, which is no address of a private network" in said
+        assert said_so == refused, said
 
     code, said = run(project, "ansible-playbook -i inventories/preprod --limit lvao-preprod playbooks/deploy.yml")
     assert code == 2, said

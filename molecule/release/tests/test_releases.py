@@ -207,7 +207,29 @@ def test_a_deploy_waits_for_no_task_and_no_task_or_request_for_it(
     run_id = airflow.trigger("sleeper")
     assert airflow.finish("sleeper", run_id) == "success"
     assert_first_try(airflow, run_id, "two")
+    leave_queued(host, run_id, by=long_run)
+    assert airflow.finish("sleeper", run_id) == "success", "the new scheduler should run what the old one has left"
     assert_first_try(airflow, short_run, "one")
+
+
+LEAVE_QUEUED = """
+UPDATE task_instance SET state = 'queued', queued_dttm = now() - interval '2 minutes',
+    queued_by_job_id = (SELECT queued_by_job_id FROM task_instance WHERE dag_id = 'sleeper' AND run_id = :'by')
+    WHERE dag_id = 'sleeper' AND run_id = :'run';
+UPDATE dag_run SET state = 'running', end_date = NULL WHERE dag_id = 'sleeper' AND run_id = :'run';
+"""
+
+
+def leave_queued(host: Host, run_id: str, *, by: str) -> None:
+    """Make a run of the sleeper one whose task its scheduler has queued, and was told to stop before a worker had it.
+
+    Args:
+        host: Where the database is.
+        run_id: Of the run.
+        by: Which other run the scheduler has.
+    """
+    psql = f"runuser -u postgres -- psql --quiet --single-transaction --set=run={run_id} --set=by={by} {BUCKET}"
+    host.check_output(f'echo "{LEAVE_QUEUED}" | {psql}')
 
 
 def test_nothing_to_do_changes_nothing(host: Host, long_run: str) -> None:

@@ -4,13 +4,15 @@ import json
 import os
 import ssl
 import subprocess
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.client import HTTPResponse
 from pathlib import Path
 
 import pytest
 import requests
-from conftest import Public, apply_role, unit_property, wait_for
+from conftest import Public, apply_role, said, unit_property, wait_for
 from test_reverse_proxy import UPSTREAM, run_upstream
 from testinfra.host import Host
 
@@ -44,6 +46,32 @@ def test_it_speaks_tls_1_2_and_newer(public: Public) -> None:
         connection.close()
     with pytest.raises(ssl.SSLError, match=r"(?i)protocol.version"):
         public.connect(minimum_version=ssl.TLSVersion.TLSv1, maximum_version=ssl.TLSVersion.TLSv1_1)
+
+
+def test_it_speaks_http_2_unless_strangers_could_wear_it_out(host: Host) -> None:
+    ask = "curl --silent --insecure --output /dev/null --write-out '%{http_version}'"
+    version = host.check_output(f"{ask} --resolve {DOMAIN}:443:127.0.0.1 https://{DOMAIN}/")
+    assert version == ("1.1" if host.system_info.release.startswith("12") else "2")
+
+
+def test_who_sends_no_request_is_not_waited_for(public: Public) -> None:
+    with public.connect().sock as connection:
+        connection.sendall(f"GET / HTTP/1.1\r\nHost: {DOMAIN}\r\nX-Slow: ".encode())
+        connection.settimeout(30)
+        began = time.monotonic()
+        with suppress(ConnectionError):
+            while connection.recv(1000):
+                pass
+        assert time.monotonic() - began > 5, "a slow client should have its time"
+
+
+def test_a_name_that_nobody_reaches_is_an_error(host: Host) -> None:
+    wrong = {"reverse_proxy_domain": "elsewhere.lvao.test", "reverse_proxy_certificate_timeout": 5}
+    ended = apply_role(host, "reverse_proxy", entry_point="public", **wrong)
+    assert ended.returncode == 2, ended.stdout
+    assert "does not speak HTTPS as elsewhere.lvao.test within 5 s" in said(ended)
+    ended = apply_role(host, "reverse_proxy", entry_point="public")
+    assert ended.returncode == 0, ended.stdout
 
 
 def test_it_answers_to_its_own_name_alone(public: Public) -> None:

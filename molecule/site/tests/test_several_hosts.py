@@ -87,10 +87,21 @@ def test_each_host_finds_open_what_it_needs_of_the_others() -> None:
         assert found == [wanted[number] for number in others], name
 
 
-def test_a_firewall_that_would_cut_ansible_off_is_refused_before_anything_changes() -> None:
-    ended = run_playbook("site", "all", "--extra-vars", json.dumps({"firewall_ssh_sources": ["192.0.2.0/24"]}))
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"firewall_ssh_sources": ["192.0.2.0/24"]}, "The firewall would cut off Ansible, which connects to"),
+        (
+            {"reverse_proxy_port": 22},
+            "reverse_proxy_port is 22 and reverse_proxy_domain wants 80 and 443, on which ssh",
+        ),
+    ],
+    ids=["the firewall", "a port that is taken"],
+)
+def test_what_stands_in_the_way_is_found_before_anything_changes(values: dict[str, object], message: str) -> None:
+    ended = run_playbook("site", "all", "--extra-vars", json.dumps(values))
     assert ended.returncode != 0
-    assert "The firewall would cut off Ansible, which connects to" in said(ended)
+    assert message in said(ended)
     assert {*re.findall(r"changed=(\d+)", ended.stdout)} == {"0"}
     assert "Set up every host" not in ended.stdout
 

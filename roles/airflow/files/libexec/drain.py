@@ -26,11 +26,13 @@ from airflow.jobs.job import Job
 from airflow.models.taskinstance import TaskInstance
 from airflow.utils.net import get_hostname
 from airflow.utils.session import create_session
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 SECONDS_BETWEEN_HEARTBEATS = 5
 TASKS_SHOWN = 5
+# A worker takes a task within moments, unless the machine is short of them.
+SECONDS_QUEUED = 60
 
 
 class Scheduler:
@@ -50,11 +52,12 @@ class Scheduler:
         self._kept: set[datetime] = set()
 
     def keep_alive(self) -> str:
-        """Keep its heartbeat, and list what it runs.
+        """Keep its heartbeat, give back what it does not run, and list what it does.
 
         Returns:
             What it waits for, in one line.
         """
+        now = datetime.now(UTC)
         with create_session() as session:
             of_this_host = Job.job_type == "SchedulerJob", Job.hostname == get_hostname(), Job.start_date >= self._since
             job = session.scalars(select(Job).where(*of_this_host).order_by(Job.start_date).limit(1)).first()
@@ -62,8 +65,17 @@ class Scheduler:
                 return "finds itself not in the database"
             # Of what was written here, a commit that seemed to fail may be there.
             self.beats += bool(self._kept) and job.latest_heartbeat not in self._kept
-            job.latest_heartbeat = datetime.now(UTC)
-            self._kept.add(job.latest_heartbeat)
+            job.latest_heartbeat = now
+            self._kept.add(now)
+            # If the signal came when it had queued a task that no worker had yet, nobody runs that, and nobody else
+            # takes it while this heartbeat is kept. A worker that has it after all is refused by the Execution API.
+            left = TaskInstance.state == "queued", TaskInstance.queued_dttm < now - timedelta(seconds=SECONDS_QUEUED)
+            session.execute(
+                update(TaskInstance)
+                .where(TaskInstance.queued_by_job_id == job.id, *left)
+                .values(state="scheduled", scheduled_dttm=now, queued_dttm=None, queued_by_job_id=None)
+                .execution_options(synchronize_session=False)
+            )
             unfinished = TaskInstance.state.in_(("queued", "running", "restarting"))
             found = session.scalars(select(TaskInstance).where(TaskInstance.queued_by_job_id == job.id, unfinished))
             tasks = [f"{task.dag_id}.{task.task_id} ({task.run_id})" for task in found]
