@@ -79,6 +79,10 @@ BAD_INPUT = {
         "it must be an address that ends with a slash",
     ),
     "confirmation": ({"airflow_confirm_timeout": "soon"}, "airflow_confirm_timeout is 'soon': it must be a time span"),
+    "no patience": (
+        {"airflow_heartbeat_timeout": 0},
+        "airflow_heartbeat_timeout is '0': it must be a number of seconds",
+    ),
     "no tasks": ({"airflow_parallelism": 0}, "airflow_parallelism is '0': it must be 1 or more"),
     "no memory": ({"airflow_memory_mb": 0}, "airflow_memory_mb is '0': it must be 500 or more"),
     "no memory for the webserver": ({"airflow_webserver_memory_mb": 0}, "airflow_webserver_memory_mb is 0: it must be"),

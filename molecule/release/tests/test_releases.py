@@ -407,6 +407,32 @@ def test_a_handover_that_was_cut_off_is_brought_to_its_end(host: Host) -> None:
         host.check_output(f"rm --recursive {deaf} && systemctl daemon-reload")
 
 
+def test_a_scheduler_that_lost_its_database_is_relieved_and_keeps_its_tasks(
+    host: Host, airflow: Airflow, alarm: str
+) -> None:
+    wait_for(lambda: not host.check_output(DRAINS), 60, "the old schedulers to end")
+    run_id, before = sleep_for(airflow, 1200, alarm), unit_property(host, SCHEDULER, "MainPID")
+    began = host.check_output("date +%s")
+    host.check_output("systemctl stop postgresql")
+    try:
+        ended = f"journalctl --unit='{SCHEDULER}*' --since=@{began} --grep='Shutting down LocalExecutor'"
+        wait_for(lambda: host.run(ended).succeeded, 60, "the scheduler's loop to end")
+    finally:
+        host.check_output("systemctl start postgresql")
+    assert host.service("lvao-airflow-watchdog.timer").is_running
+    # As the timer has it do, with less patience.
+    look = "/opt/airflow/current/libexec/watchdog 10"
+    said = wait_for(lambda: host.check_output(look), 120, "the watchdog to see it")
+    assert "has no heartbeat: another scheduler starts beside it." in said
+    assert unit_property(host, SCHEDULER, "MainPID") != before
+    other = airflow.trigger("sleeper")
+    assert airflow.finish("sleeper", other) == "success"
+    assert airflow.state("sleeper", run_id) == "running"
+    host.check_output(f"touch {alarm}")
+    assert_first_try(airflow, run_id, live_edition(host))
+    wait_for(lambda: not host.check_output(DRAINS), 60, "the old scheduler to end")
+
+
 MOMENTS = [
     "fragments | Render",
     "make | Copy its configuration",

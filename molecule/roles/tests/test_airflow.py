@@ -8,6 +8,7 @@ import secrets
 import zipfile
 from pathlib import Path
 
+import pytest
 from conftest import apply_role, assert_that_it_is_sandboxed, run_with_airflow, value, wait_for
 from testinfra.host import Host
 
@@ -60,8 +61,9 @@ def test_a_terminal_reaches_the_command(host: Host) -> None:
     assert "True" in host.check_output(ask)
 
 
-def test_the_way_back_is_closed_to_what_it_does_not_need(host: Host) -> None:
-    assert_that_it_is_sandboxed(host, "lvao-airflow-way-back")
+@pytest.mark.parametrize(("unit", "bound"), [("lvao-airflow-way-back", 1.5), ("lvao-airflow-watchdog", 2.5)])
+def test_what_root_runs_is_closed_to_what_it_does_not_need(host: Host, unit: str, bound: float) -> None:
+    assert_that_it_is_sandboxed(host, unit, bound)
 
 
 def test_the_fragments_belong_to_root_alone(host: Host) -> None:

@@ -37,6 +37,18 @@ has_its_units() {
 
 busy() { [[ $(systemctl show --property=ActiveState --value "$1") == @(active|deactivating) ]]; }
 
+# After a database that was away for long, or by a fault, the loop of a scheduler has ended or hangs: it stays for its tasks, and
+# schedules none. Where nobody can tell, it does not.
+stalls() {
+  local url
+  systemctl is-active --quiet "$1" || return
+  url=$(sed --quiet 's/^AIRFLOW__CORE__EXECUTION_API_SERVER_URL=//p' "$current"/etc/env.d/*.env | tr --delete \'\"\')
+  curl --silent --fail --max-time 10 "${url%execution/}api/v2/monitor/health" | python3 -c '
+import json, sys
+health = json.loads(sys.stdin.read() or "{}")
+sys.exit([health.get(name, {}).get("status") for name in ("metadatabase", "scheduler")] != ["healthy", "unhealthy"])'
+}
+
 # Tells a scheduler to finish its tasks and end, however long they take.
 retire() {
   if [ -d "$notes/$1" ]; then touch "$notes/$1/retired"; fi
@@ -46,5 +58,5 @@ retire() {
 # `base` is a digest of what a unit must be restarted for: packages and configuration. Each unit keeps that of its start, and
 # a link to its secrets.
 runs_what_is_current() {
-  systemctl is-active --quiet "$1" && cmp --silent "$current/base" "$notes/$1/base" && [ "$(readlink "$notes/$1/secrets")" = "$(readlink "$secrets/current")" ]
+  systemctl is-active --quiet "$1" && [ ! -e "$notes/$1/ended" ] && cmp --silent "$current/base" "$notes/$1/base" && [ "$(readlink "$notes/$1/secrets")" = "$(readlink "$secrets/current")" ]
 }

@@ -6,7 +6,8 @@ is shown by `systemctl status`.
 
 One that a deploy retired, with the file `retired` beside what root noted at its start, has all the time that its tasks
 take. Else, and while the host shuts down, it is killed past a bound. TimeoutStopSec= could not tell these apart, and
-systemd forgets at each reload that it was extended.
+systemd forgets at each reload that it was extended. One that was found without a heartbeat, with the file `ended`, has
+had no signal; if it hangs, it does not end with its tasks, and is killed then.
 
 Usage, as ExecStop= after the signal: drain.py <unit> <bound in seconds> [<process id of the scheduler>]
 """
@@ -33,6 +34,7 @@ SECONDS_BETWEEN_HEARTBEATS = 5
 TASKS_SHOWN = 5
 # A worker takes a task within moments, unless the machine is short of them.
 SECONDS_QUEUED = 60
+SECONDS_TO_END = 60
 
 
 class Scheduler:
@@ -125,7 +127,7 @@ def main(notes: Path, process: Path, bound: float) -> None:
     """
     # Its row comes after its start.
     scheduler = Scheduler(datetime.fromtimestamp((notes / "base").stat().st_mtime, tz=UTC) - timedelta(seconds=1))
-    deadline = math.inf
+    deadline = last = math.inf
     while process.exists():
         if (notes / "retired").exists() and not shuts_down():
             deadline = math.inf
@@ -136,9 +138,14 @@ def main(notes: Path, process: Path, bound: float) -> None:
         # Whatever comes, it must stay: once it has gone, systemd signals again.
         with suppress(OSError):
             try:
-                say(scheduler.keep_alive())
+                status = scheduler.keep_alive()
             except SQLAlchemyError as error:
-                say(f"cannot reach the database: {type(error).__name__}")
+                status = f"cannot reach the database: {type(error).__name__}"
+            say(status)
+            if status != "ends" or not (notes / "ended").exists():
+                last = time.monotonic() + SECONDS_TO_END
+            elif time.monotonic() > last:
+                os.kill(int(process.name), signal.SIGKILL)
         # Python drops what a signal's handler raises amid a fork, as when the scheduler starts its workers. One that
         # has heard it would lose its tasks by another, so there are two signs: heartbeats, the first of which may have
         # been on its way, and a worker that waits for tasks, which those are rid of.
