@@ -1,9 +1,12 @@
 """What stays with a scheduler that was told to stop: whether it has heard that."""
 
+import math
 import os
+import signal
 import subprocess
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -57,15 +60,50 @@ def test_one_that_goes_on_is_known_by_its_own(job: SimpleNamespace) -> None:
         assert scheduler.beats == count
 
 
-def test_a_worker_that_waits_for_tasks_is_found() -> None:
-    own = Path("/proc", str(os.getpid()))
-    assert not drain.has_idle_worker(own)
-    title = "exec -a 'airflow worker -- LocalExecutor: <idle>' sleep 60"
-    with subprocess.Popen(["/bin/bash", "-c", f"echo; {title}"], stdout=subprocess.PIPE) as worker:
-        worker.stdout.readline()
-        for _ in range(100):
-            if found := drain.has_idle_worker(own):
-                break
-        worker.kill()
-    assert found
-    assert not drain.has_idle_worker(own)
+@contextmanager
+def process_with_worker(does: str) -> Iterator[subprocess.Popen]:
+    """Run a process that has a worker of the executor, and nothing else."""
+    worker = f"(exec -a 'airflow worker -- LocalExecutor: {does}' sleep 60) & echo; wait"
+    with subprocess.Popen(["/bin/bash", "-c", worker], stdout=subprocess.PIPE, process_group=0) as process:
+        process.stdout.readline()
+        of_process = Path("/proc", str(process.pid))
+        while not drain.workers(of_process):
+            pass
+        yield process
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("does", ["<idle>", "a_dag.a_task (manual 1)"])
+def test_workers_say_what_they_do(does: str) -> None:
+    assert drain.workers(Path("/proc", str(os.getpid()))) == []
+    with process_with_worker(does) as process:
+        assert drain.workers(Path("/proc", str(process.pid))) == [does]
+
+
+@pytest.mark.usefixtures("job")
+@pytest.mark.parametrize(
+    ("does", "marks", "is_killed"),
+    [
+        ("<idle>", ["retired", "ended"], True),
+        ("<idle>", ["retired"], False),
+        ("a_dag.a_task (manual 1)", ["retired", "ended"], False),
+    ],
+)
+def test_one_that_hangs_is_killed_when_nothing_is_left(
+    does: str, marks: list[str], is_killed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drain, "SECONDS_TO_END", 1)
+    monkeypatch.setattr(drain, "SECONDS_BETWEEN_HEARTBEATS", 1)
+    monkeypatch.setattr(drain, "say", lambda _status: None)
+    for mark in ["base", *marks]:
+        (tmp_path / mark).touch()
+    with process_with_worker(does) as process:
+        stays = threading.Thread(target=drain.main, args=(tmp_path, Path("/proc", str(process.pid)), math.inf))
+        stays.start()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(5)
+        assert process.poll() == (-signal.SIGKILL if is_killed else None)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        stays.join()

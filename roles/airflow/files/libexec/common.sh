@@ -37,26 +37,29 @@ has_its_units() {
 
 busy() { [[ $(systemctl show --property=ActiveState --value "$1") == @(active|deactivating) ]]; }
 
-# After a database that was away for long, or by a fault, the loop of a scheduler has ended or hangs: it stays for its tasks, and
-# schedules none. Where nobody can tell, it does not.
-stalls() {
-  local url
-  systemctl is-active --quiet "$1" || return
-  url=$(sed --quiet 's/^AIRFLOW__CORE__EXECUTION_API_SERVER_URL=//p' "$current"/etc/env.d/*.env | tr --delete \'\"\')
-  curl --silent --fail --max-time 10 "${url%execution/}api/v2/monitor/health" | python3 -c '
-import json, sys
-health = json.loads(sys.stdin.read() or "{}")
-sys.exit([health.get(name, {}).get("status") for name in ("metadatabase", "scheduler")] != ["healthy", "unhealthy"])'
+# Whether a scheduler that runs has been without a heartbeat: after a database that was away for long, or by a fault, its loop has
+# ended or hangs. It stays for its tasks, and schedules none. Where nobody can tell, it has one.
+stalls() { # unit, seconds
+  local began
+  systemctl is-active --quiet "$1" && began=$(stat --format=%Y "$notes/$1/base" 2>/dev/null) || return
+  LVAO_PROGRAM=python LVAO_QUIET=true "$release/bin/airflow" "$release/libexec/heartbeat.py" "$began" "$2" >/dev/null 2>&1
 }
 
-# Tells a scheduler to finish its tasks and end, however long they take.
+# Whether another scheduler has to take its place: what began with it may have died, and it with its notes, too.
+is_relieved() { [ "${LVAO_RELIEVES-}" = "$1" ] || [ "$(cat "$notes/relief" 2>/dev/null)" = "$1" ]; }
+
+# Tells a scheduler to finish its tasks and end, however long they take. One whose loop has ended does so by itself, and would
+# lose them by a signal.
 retire() {
-  if [ -d "$notes/$1" ]; then touch "$notes/$1/retired"; fi
+  if [ -d "$notes/$1" ]; then
+    if stalls "$1" 30; then touch "$notes/$1/ended"; fi
+    touch "$notes/$1/retired"
+  fi
   systemctl stop --no-block "$1"
 }
 
 # `base` is a digest of what a unit must be restarted for: packages and configuration. Each unit keeps that of its start, and
 # a link to its secrets.
 runs_what_is_current() {
-  systemctl is-active --quiet "$1" && [ ! -e "$notes/$1/ended" ] && cmp --silent "$current/base" "$notes/$1/base" && [ "$(readlink "$notes/$1/secrets")" = "$(readlink "$secrets/current")" ]
+  systemctl is-active --quiet "$1" && cmp --silent "$current/base" "$notes/$1/base" && [ "$(readlink "$notes/$1/secrets")" = "$(readlink "$secrets/current")" ]
 }

@@ -14,6 +14,7 @@ Usage, as ExecStop= after the signal: drain.py <unit> <bound in seconds> [<proce
 
 import math
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -101,20 +102,24 @@ def shuts_down() -> bool:
     return said.stdout.strip() == "stopping"
 
 
-def has_idle_worker(process: Path) -> bool:
-    """Tell whether one of the executor's workers waits for a task.
+def workers(process: Path) -> list[str]:
+    """List what the executor's workers do.
 
     Args:
         process: Folder of the scheduler's process below /proc.
+
+    Returns:
+        A task of each, or `<idle>`.
     """
     children = ()
     with suppress(OSError):  # it has just ended
         children = Path(process, "task", process.name, "children").read_text().split()
+    found = []
     for child in children:
         with suppress(OSError):
-            if b"LocalExecutor: <idle>" in Path("/proc", child, "cmdline").read_bytes():
-                return True
-    return False
+            title = Path("/proc", child, "cmdline").read_bytes().decode(errors="replace")
+            found += re.findall(r"^airflow.* LocalExecutor.*: ([^\0]+)", title)
+    return found
 
 
 def main(notes: Path, process: Path, bound: float) -> None:
@@ -127,7 +132,7 @@ def main(notes: Path, process: Path, bound: float) -> None:
     """
     # Its row comes after its start.
     scheduler = Scheduler(datetime.fromtimestamp((notes / "base").stat().st_mtime, tz=UTC) - timedelta(seconds=1))
-    deadline = last = math.inf
+    deadline, last = math.inf, time.monotonic() + SECONDS_TO_END
     while process.exists():
         if (notes / "retired").exists() and not shuts_down():
             deadline = math.inf
@@ -142,14 +147,14 @@ def main(notes: Path, process: Path, bound: float) -> None:
             except SQLAlchemyError as error:
                 status = f"cannot reach the database: {type(error).__name__}"
             say(status)
-            if status != "ends" or not (notes / "ended").exists():
+            if status != "ends" or {*workers(process)} - {"<idle>"} or not (notes / "ended").exists():
                 last = time.monotonic() + SECONDS_TO_END
             elif time.monotonic() > last:
                 os.kill(int(process.name), signal.SIGKILL)
         # Python drops what a signal's handler raises amid a fork, as when the scheduler starts its workers. One that
         # has heard it would lose its tasks by another, so there are two signs: heartbeats, the first of which may have
         # been on its way, and a worker that waits for tasks, which those are rid of.
-        if scheduler.beats > 1 and has_idle_worker(process):
+        if scheduler.beats > 1 and "<idle>" in workers(process):
             print("The scheduler goes on as before: it has missed its signal, which is sent again.", flush=True)
             os.kill(int(process.name), signal.SIGTERM)
             scheduler.beats = 0
