@@ -154,8 +154,8 @@ def test_no_secret_shows_during_a_deploy_or_after_it(host: Host, hosts: dict[str
     with watched_processes() as seen:
         ended = run_playbook("site", "all", "-vvv", "--diff", "--extra-vars", json.dumps(values))
     assert ended.returncode == 0, ended.stdout[-5000:]
-    for name in ("database", "storage"):
-        assert re.search(rf"lvao-molecule-site-{name} +: ok=\d+ +changed=0 ", ended.stdout)
+    # Of the storage, a rotation may have changed the keys.
+    assert re.search(r"lvao-molecule-site-database +: ok=\d+ +changed=0 ", ended.stdout)
     for known_process in ("airflow scheduler", "caddy run", "postgres -D", "swift-proxy-server"):
         assert any(known_process in line for line in seen)
     # The operator's own command line is what carries the marked one.

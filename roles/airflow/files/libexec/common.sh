@@ -40,9 +40,10 @@ busy() { [[ $(systemctl show --property=ActiveState --value "$1") == @(active|de
 # Whether a scheduler that runs has been without a heartbeat: after a database that was away for long, or by a fault, its loop has
 # ended or hangs. It stays for its tasks, and schedules none. Where nobody can tell, it has one.
 stalls() { # unit, seconds
-  local began
+  local began status=0
   systemctl is-active --quiet "$1" && began=$(stat --format=%Y "$notes/$1/base" 2>/dev/null) || return
-  LVAO_PROGRAM=python LVAO_QUIET=true "$release/bin/airflow" "$release/libexec/heartbeat.py" "$began" "$2" >/dev/null 2>&1
+  LVAO_PROGRAM=python LVAO_QUIET=true "$release/bin/airflow" "$release/libexec/heartbeat.py" "$began" "$2" >/dev/null 2>&1 || status=$?
+  [ $status = 69 ]
 }
 
 # Whether another scheduler has to take its place: what began with it may have died, and it with its notes, too.

@@ -1,10 +1,10 @@
-"""Whether a scheduler of this host is without a heartbeat, as the database knows it.
+"""Whether a scheduler of this host has a heartbeat, as the database knows it.
 
 It is asked every minute: Airflow's own libraries would take some seconds to import.
 
 Usage: heartbeat.py <when the process began, in seconds since 1970> <seconds>
 
-It ends with 0 if the scheduler has had none for so many seconds, with 1 if it has, and with 75 if nobody can tell.
+It ends with 0 if there was one within so many seconds, with 69 if there was none, and with 75 if nobody can tell.
 """
 
 import os
@@ -46,4 +46,6 @@ if __name__ == "__main__":
         age = heartbeat_age(float(sys.argv[1]))
     except psycopg2.OperationalError:
         age = None
-    sys.exit(os.EX_TEMPFAIL if age is None else age < float(sys.argv[2]))
+    if age is None:
+        sys.exit(os.EX_TEMPFAIL)
+    sys.exit(0 if age < float(sys.argv[2]) else os.EX_UNAVAILABLE)
