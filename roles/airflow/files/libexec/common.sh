@@ -50,10 +50,10 @@ stalls() { # unit, seconds
 is_relieved() { [ "${LVAO_RELIEVES-}" = "$1" ] || [ "$(cat "$notes/relief" 2>/dev/null)" = "$1" ]; }
 
 # Tells a scheduler to finish its tasks and end, however long they take. One whose loop has ended does so by itself, and would
-# lose them by a signal.
+# lose them by a signal. It has a heartbeat every five seconds; one that is only slow is signalled by what stays with it.
 retire() {
   if [ -d "$notes/$1" ]; then
-    if stalls "$1" 30; then touch "$notes/$1/ended"; fi
+    if stalls "$1" 10; then touch "$notes/$1/ended"; fi
     touch "$notes/$1/retired"
   fi
   systemctl stop --no-block "$1"
