@@ -409,15 +409,21 @@ def test_a_handover_that_was_cut_off_is_brought_to_its_end(host: Host) -> None:
 
 @pytest.fixture
 def hasty_watchdog(host: Host) -> Iterator[str]:
-    """Have the watchdog look when it is told to, and with less patience."""
-    unit, directory = "lvao-airflow-watchdog", "/run/systemd/system/lvao-airflow-watchdog.service.d"
+    """Have the watchdog look with less patience, and only when it is told to."""
+    unit = "lvao-airflow-watchdog"
     assert host.service(f"{unit}.timer").is_running
     command = host.check_output(f"sed -n 's/^ExecStart=//p' /etc/systemd/system/{unit}.service").split()
-    hasty = shlex.quote(f"[Service]\nExecStart=\nExecStart={' '.join([*command[:2], '10', *command[3:]])}\n")
-    host.check_output(f"mkdir {directory} && printf %b {hasty} > {directory}/hasty.conf")
-    host.check_output(f"systemctl daemon-reload && systemctl stop {unit}.timer")
+    overrides = {
+        "service": f"[Service]\nExecStart=\nExecStart={' '.join([*command[:2], '10', *command[3:]])}\n",
+        "timer": "[Timer]\nOnActiveSec=\nOnActiveSec=1d\n",
+    }
+    directories = [f"/run/systemd/system/{unit}.{kind}.d" for kind in overrides]
+    for directory, override in zip(directories, overrides.values(), strict=True):
+        host.check_output(f"mkdir {directory} && echo {shlex.quote(override)} > {directory}/hasty.conf")
+    again = f"systemctl daemon-reload && systemctl restart {unit}.timer"
+    host.check_output(again)
     yield unit
-    host.check_output(f"rm --recursive {directory} && systemctl daemon-reload && systemctl start {unit}.timer")
+    host.check_output(f"rm --recursive {' '.join(directories)} && {again}")
 
 
 LOSE_CONNECTIONS = """
