@@ -49,3 +49,14 @@ def test_one_that_ends_at_its_start_is_not_waited_for(host: Host) -> None:
     ended = host.run(f"systemctl daemon-reload && timeout 50 systemctl start {other}")
     host.check_output(f"rm --recursive {link} {drop_in} && systemctl daemon-reload && systemctl reset-failed {other}")
     assert ended.rc == 1
+
+
+def test_one_that_misses_its_signal_does_not_hold_up_a_deploy(host: Host) -> None:
+    unit, drop_in = "lvao-airflow-dag-processor", "/run/systemd/system/lvao-airflow-dag-processor.service.d"
+    before = unit_property(host, unit, "MainPID")
+    # A signal that it ignores: Python drops the right one now and then, amid a fork.
+    host.check_output(f"mkdir {drop_in} && printf '[Service]\nKillSignal=SIGURG\n' > {drop_in}/deaf.conf")
+    ended = host.run(f"systemctl daemon-reload && timeout 120 systemctl restart {unit}")
+    host.check_output(f"rm --recursive {drop_in} && systemctl daemon-reload")
+    assert ended.rc == 0
+    assert unit_property(host, unit, "MainPID") not in {"0", before}
