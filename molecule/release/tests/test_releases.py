@@ -426,27 +426,6 @@ def hasty_watchdog(host: Host) -> Iterator[str]:
     host.check_output(f"rm --recursive {' '.join(directories)} && {again}")
 
 
-LOSE_CONNECTIONS = """
-ALTER DATABASE :"name" ALLOW_CONNECTIONS false;
-SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :'name';
-"""
-
-
-@contextmanager
-def database_away(host: Host) -> Iterator[None]:
-    """Let nobody into the database. Its unit would not stop before a scheduler that still finishes a task."""
-
-    def run(script: str) -> None:
-        quoted = shlex.quote(script)
-        host.check_output(f"echo {quoted} | runuser -u postgres -- psql --quiet --output=/dev/null --set=name={BUCKET}")
-
-    run(LOSE_CONNECTIONS)
-    try:
-        yield
-    finally:
-        run('ALTER DATABASE :"name" ALLOW_CONNECTIONS true')
-
-
 def test_a_scheduler_that_lost_its_database_is_relieved_and_keeps_its_tasks(
     host: Host, airflow: Airflow, alarm: str, hasty_watchdog: str
 ) -> None:
@@ -457,8 +436,12 @@ def test_a_scheduler_that_lost_its_database_is_relieved_and_keeps_its_tasks(
         kept.append(sleep_for(airflow, 1200, alarm))
         live_unit, began = unit_property(host, SCHEDULER, "Id"), host.check_output("date +%s")
         journal = f"journalctl --no-pager --unit={live_unit} --since=@{began} --grep='Shutting down LocalExecutor'"
-        with database_away(host):
+        # As an upgrade of it does, which must not wait for the task.
+        host.check_output("timeout 60 systemctl stop postgresql")
+        try:
             wait_for(lambda said=journal: host.run(said).succeeded, 60, "the scheduler's loop to end")
+        finally:
+            host.check_output("timeout 60 systemctl start postgresql && timeout 60 systemctl restart caddy")
 
         def is_relieved(before: str = live_unit) -> bool:
             host.check_output(f"systemctl start {hasty_watchdog}")
@@ -472,6 +455,36 @@ def test_a_scheduler_that_lost_its_database_is_relieved_and_keeps_its_tasks(
     for run_id in kept:
         assert_first_try(airflow, run_id, live_edition(host))
     wait_for(lambda: not host.check_output(DRAINS), 60, "the old schedulers to end")
+    assert not host.check_output("systemctl list-units --state=failed --plain --no-legend 'lvao-airflow-*'")
+
+
+def test_a_scheduler_that_hangs_is_followed_by_another_where_two_cannot_be(
+    host: Host, airflow: Airflow, alarm: str, hasty_watchdog: str
+) -> None:
+    run_id = sleep_for(airflow, 1200, alarm)
+    unit, before = unit_property(host, SCHEDULER, "Id"), unit_property(host, SCHEDULER, "MainPID")
+    alone = f"/run/systemd/system/{hasty_watchdog}.service.d/alone.conf"
+    host.check_output(f"printf '[Service]\nEnvironment=LVAO_HANDOVER=false\n' > {alone} && systemctl daemon-reload")
+    host.check_output(f"kill -STOP {before}")
+    try:
+
+        def is_retired() -> bool:
+            host.check_output(f"systemctl start {hasty_watchdog}")
+            return unit in host.check_output(DRAINS)
+
+        wait_for(is_retired, 60, "the scheduler to be retired")
+    finally:
+        host.check_output(f"kill -CONT {before}")
+    assert airflow.state("sleeper", run_id) == "running"
+    host.check_output(f"touch {alarm}")
+    assert_first_try(airflow, run_id, live_edition(host))
+
+    def is_followed() -> bool:
+        host.check_output(f"systemctl start {hasty_watchdog}")
+        return unit_property(host, SCHEDULER, "MainPID") not in {"0", before}
+
+    wait_for(is_followed, 120, "another scheduler")
+    assert airflow.finish("sleeper", airflow.trigger("sleeper")) == "success"
 
 
 MOMENTS = [

@@ -61,7 +61,7 @@ def test_a_terminal_reaches_the_command(host: Host) -> None:
     assert "True" in host.check_output(ask)
 
 
-@pytest.mark.parametrize("unit", ["lvao-airflow-way-back", "lvao-airflow-watchdog"])
+@pytest.mark.parametrize("unit", ["lvao-airflow-way-back", "lvao-airflow-watchdog", "lvao-airflow-shutdown"])
 def test_what_root_runs_is_closed_to_what_it_does_not_need(host: Host, unit: str) -> None:
     assert_that_it_is_sandboxed(host, unit)
 
