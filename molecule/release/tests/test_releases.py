@@ -414,7 +414,7 @@ def hasty_watchdog(host: Host) -> Iterator[str]:
     assert host.service(f"{unit}.timer").is_running
     command = host.check_output(f"sed -n 's/^ExecStart=//p' /etc/systemd/system/{unit}.service").split()
     overrides = {
-        "service": f"[Service]\nExecStart=\nExecStart={' '.join([*command[:2], '10', *command[3:]])}\n",
+        "service": f"[Unit]\nStartLimitIntervalSec=0\n[Service]\nExecStart=\nExecStart={' '.join([*command[:2], '10', *command[3:]])}\n",
         "timer": "[Timer]\nOnActiveSec=\nOnActiveSec=1d\n",
     }
     directories = [f"/run/systemd/system/{unit}.{kind}.d" for kind in overrides]
