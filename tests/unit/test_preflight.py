@@ -169,6 +169,15 @@ BAD_INPUT = {
         "reverse_proxy_host is '10.0.0.9': it must be 127.0.0.1, 0.0.0.0, or an address of the host (192.0.2.7)",
     ),
     "proxy port": ({"reverse_proxy_port": 80800}, "reverse_proxy_port is '80800': it must be a TCP port"),
+    "private side on the public one's port": (
+        {"reverse_proxy_port": 80, "reverse_proxy_domain": "airflow.lvao.test", "reverse_proxy_tls": "internal"},
+        "reverse_proxy_port is '80': it must be a TCP port, and with a reverse_proxy_domain not 80 or 443",
+    ),
+    "webserver port": ({"airflow_webserver_port": 99999}, "airflow_webserver_port is 99999: it must be a TCP port"),
+    "session": (
+        {"airflow_webserver_session_max_lifetime_minutes": -1},
+        "airflow_webserver_session_max_lifetime_minutes is -1: it must be a number of minutes, or 0",
+    ),
     "upstream": (
         {"reverse_proxy_upstream": "localhost"},
         "reverse_proxy_upstream is 'localhost': it must be an address",

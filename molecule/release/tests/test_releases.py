@@ -413,8 +413,9 @@ def hasty_watchdog(host: Host) -> Iterator[str]:
     unit = "lvao-airflow-watchdog"
     assert host.service(f"{unit}.timer").is_running
     command = host.check_output(f"sed -n 's/^ExecStart=//p' /etc/systemd/system/{unit}.service").split()
+    hasty = " ".join([*command[:2], "10", *command[3:]])
     overrides = {
-        "service": f"[Unit]\nStartLimitIntervalSec=0\n[Service]\nExecStart=\nExecStart={' '.join([*command[:2], '10', *command[3:]])}\n",
+        "service": f"[Unit]\nStartLimitIntervalSec=0\n[Service]\nExecStart=\nExecStart={hasty}\n",
         "timer": "[Timer]\nOnActiveSec=\nOnActiveSec=1d\n",
     }
     directories = [f"/run/systemd/system/{unit}.{kind}.d" for kind in overrides]

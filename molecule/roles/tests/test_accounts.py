@@ -121,6 +121,21 @@ def _trust(host: Host) -> None:
     host.check_output(f"printf %s {shlex.quote(Public(host, DOMAIN).authority)} > {ROOT}")
 
 
+@pytest.fixture(scope="module")
+def first(host: Host, provider: Provider) -> Person:
+    """Somebody who has logged in before all others."""
+    provider.say("first", email="first@lvao.test", groups=["data-team"])
+    person = Person(host, "first")
+    person.log_in()
+    assert is_logged_in(person)
+    return person
+
+
+def is_logged_in(person: Person) -> bool:
+    """Tell whether a session is in force, and use it: the login page leads on who has one."""
+    return person.ask("/auth/login/")[1] == f"https://{DOMAIN}/"
+
+
 def account(airflow: Airflow, name: str) -> dict:
     """Ask Airflow for an account, as admin."""
     token = airflow.login(airflow.password)[1]
@@ -134,6 +149,7 @@ def roles(airflow: Airflow, name: str) -> set[str]:
     return {role["name"] for role in account(airflow, name)["roles"]}
 
 
+@pytest.mark.usefixtures("first")
 def test_a_person_has_the_roles_of_their_groups(host: Host, airflow: Airflow, provider: Provider) -> None:
     provider.say(
         "alice", email="alice@lvao.test", given_name="Alice", family_name="Liddell", groups=["data-team", "tea"]
@@ -202,6 +218,13 @@ def test_without_login_one_has_the_public_role_alone(host: Host) -> None:
     assert stranger.status("/dags") == 200
     assert stranger.status(*UNPAUSE) == 403
     assert stranger.status("/connections") == 403
+
+
+def test_a_session_ends_however_busy_it_is(first: Person) -> None:
+    wait_for(lambda: not is_logged_in(first), 130, "the session to end")
+    assert first.status("/connections") == 403
+    first.log_in()
+    assert first.status("/connections") == 200
 
 
 def test_the_secret_is_in_no_file_that_others_read(host: Host, secret: str) -> None:

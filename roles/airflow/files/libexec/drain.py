@@ -2,12 +2,12 @@
 
 Its heartbeat stops while it drains, and another scheduler would take its tasks for lost and run them again, at its own
 start or at its next look for orphans. So the heartbeat is kept here, as long as the process lives. What it waits for
-is shown by `systemctl status`.
+is shown by `systemctl status`. Once nothing is left of them it is killed if it does not end: Airflow's handler of the
+signal logs, and waits for itself for ever if that came amid a line of the log.
 
 One that a deploy retired, with the file `retired` beside what root noted at its start, has all the time that its tasks
 take. Else, and while the host shuts down, it is killed past a bound. TimeoutStopSec= could not tell these apart, and
-systemd forgets at each reload that it was extended. One that was found without a heartbeat, with the file `ended`, has
-had no signal; if it hangs, it does not end with its tasks, and is killed then.
+systemd forgets at each reload that it was extended.
 
 Usage, as ExecStop= after the signal: drain.py <unit> <bound in seconds> [<process id of the scheduler>]
 """
@@ -147,7 +147,7 @@ def main(notes: Path, process: Path, bound: float) -> None:
             except SQLAlchemyError as error:
                 status = f"cannot reach the database: {type(error).__name__}"
             say(status)
-            if status != "ends" or {*workers(process)} - {"<idle>"} or not (notes / "ended").exists():
+            if status != "ends" or {*workers(process)} - {"<idle>"}:
                 last = time.monotonic() + SECONDS_TO_END
             elif time.monotonic() > last:
                 os.kill(int(process.name), signal.SIGKILL)
