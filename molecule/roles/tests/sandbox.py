@@ -57,6 +57,12 @@ def allow_core_dumps() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
+def ask_for_metadata() -> None:
+    """Send a packet to what knows the instance's secrets at Scaleway."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.sendto(b"", ("169.254.42.42", 80))
+
+
 FORBIDDEN: dict[str, Callable[[], object]] = {
     "read the environment of all processes": read("/opt/airflow/secrets/current/env.d/10-keys.env"),
     "read a fragment of the environment": read("/etc/airflow/env.d/90-extra.env"),
@@ -73,6 +79,7 @@ FORBIDDEN: dict[str, Callable[[], object]] = {
     "read what another unit left in /tmp": read(f"{tempfile.gettempdir()}/lvao-test"),
     "open a raw socket": lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP),
     "open a packet socket": lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW),
+    "reach the cloud's metadata": ask_for_metadata,
     "become root": lambda: os.setuid(0),
     "become root by sudo": become_root,
     "make a setuid program": make_setuid_program,

@@ -28,6 +28,7 @@ FORBIDDEN = {
     "read what another unit left in /tmp": "ENOENT",
     "open a raw socket": "EPERM",
     "open a packet socket": "EAFNOSUPPORT",
+    "reach the cloud's metadata": "EPERM",
     "become root": "EPERM",
     "become root by sudo": "no new privileges",
     "make a setuid program": "EPERM",
