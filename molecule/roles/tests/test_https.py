@@ -90,6 +90,7 @@ def assert_that_it_is_careful(answer: HTTPResponse) -> None:
     assert answer.getheader("Strict-Transport-Security") == "max-age=31536000"
     assert answer.getheader("X-Content-Type-Options") == "nosniff"
     assert "frame-ancestors 'self'" in answer.getheader("Content-Security-Policy")
+    assert (answer.getheader("X-Site"), answer.getheader("Referrer-Policy")) == ("lvao", None)
     assert "Caddy" not in (answer.getheader("Server") or "")
 
 
