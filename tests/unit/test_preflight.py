@@ -286,15 +286,23 @@ BAD_INPUT = {
     ),
     "SSH source": (
         {"firewall_ssh_sources": ["192.0.2.0/24", "2001:db8::/32", "office.example.org"]},
-        "firewall_ssh_sources holds office.example.org: it must be an IPv4 or IPv6 address, or a network such as",
+        "firewall_ssh_sources holds office.example.org: sources must be a list of IPv4 and IPv6 addresses, and of",
+    ),
+    "SSH source without a list": (
+        {"firewall_ssh_sources": "192.0.2.7"},
+        "firewall_ssh_sources holds 192.0.2.7: sources must be a list",
     ),
     "address or network": (
         {"firewall_ssh_sources": ["192.0.2.7/24"]},
-        "firewall_ssh_sources holds 192.0.2.7/24: it must",
+        "firewall_ssh_sources holds 192.0.2.7/24: sources must",
     ),
     "source of a rule": (
         {"firewall_extra_rules": [{"ports": [9100], "sources": ["::1/129"], "comment": "monitoring"}]},
-        "firewall_extra_rules holds ::1/129: it must be an IPv4 or IPv6 address",
+        "firewall_extra_rules holds ::1/129: sources must be a list of IPv4 and IPv6 addresses",
+    ),
+    "source of a rule without a list": (
+        {"firewall_extra_rules": [{"ports": [9100], "sources": "10.0.0.3", "comment": "monitoring"}]},
+        "firewall_extra_rules holds 10.0.0.3: sources must be a list",
     ),
     "rule without sources": (
         {"firewall_extra_rules": [{"ports": [9100], "comment": "monitoring"}]},

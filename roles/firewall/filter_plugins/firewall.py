@@ -7,15 +7,18 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 
-def wrong_sources(sources: Iterable[object]) -> list[str]:
+def wrong_sources(sources: object) -> list[str]:
     """Pick what is neither an address nor a network.
 
     Args:
-        sources: What should be.
+        sources: What should be a list of them.
 
     Returns:
-        The wrong ones. A network has no bits behind its prefix: `192.0.2.7/24` may mean the address or the network.
+        The wrong ones; all of it, if it is no list. A network has no bits behind its prefix: `192.0.2.7/24` may mean
+        the address or the network.
     """
+    if not isinstance(sources, list):
+        return [str(sources)]
     wrong = []
     for source in map(str, sources):
         try:
