@@ -1,4 +1,4 @@
-"""Which networks the firewall's filters find, and what an environment's hosts open to each other."""
+"""Which networks and ports the firewall's filters find, and what an environment's hosts open to each other."""
 
 import importlib.util
 import json
@@ -32,6 +32,25 @@ def test_what_is_no_address_and_no_network_is_found() -> None:
     assert FILTERS.wrong_sources([7, None]) == ["7", "None"]
 
 
+def test_what_is_no_port_and_no_range_is_found() -> None:
+    right = [1, "22", 65535, "9100-9110", "1-65535", "22-22"]
+    wrong = ["0", "65536", "-1", "9110-9100", "0-9", "60000-70000", "9100-", "-9110", "1-2-3", "9100 - 9110", "ssh", ""]
+    assert FILTERS.wrong_ports(right + wrong) == wrong
+    assert FILTERS.wrong_ports([22.5, None, "22\n", "٢٢"]) == ["22.5", "None", "22\n", "٢٢"]
+
+
+@pytest.mark.parametrize("value", ["443", "192.0.2.7", 443, None, {"a": 1}])
+def test_what_is_no_list_is_wrong_as_a_whole(value: object) -> None:
+    assert FILTERS.wrong_ports(value) == FILTERS.wrong_sources(value) == [str(value)]
+
+
+def test_ports_are_in_order_and_do_not_overlap() -> None:
+    wanted = [8794, "9105-9120", "161", "9100-9110", 8793, 161, "9102-9103", "22-22"]
+    assert FILTERS.ports(wanted) == ["22", "161", "8793", "8794", "9100-9120"]
+    assert FILTERS.ports(reversed(wanted)) == FILTERS.ports(wanted)
+    assert FILTERS.ports([]) == []
+
+
 def test_networks_of_a_version_do_not_overlap() -> None:
     sources = ["10.1.0.0/16", "2001:db8::1", "10.0.0.0/8", "192.0.2.7", "192.0.2.7/32", "2001:db8::/32"]
     assert FILTERS.networks(sources, 4) == ["10.0.0.0/8", "192.0.2.7/32"]
@@ -49,6 +68,10 @@ def test_networks_of_a_version_do_not_overlap() -> None:
         ("2001:db8::1", "22", False),
         ("192.0.2.7", "2222", False),
         ("2001:db8::1", "2222", True),
+        ("203.0.113.7", "22", False),
+        ("203.0.113.7", "2222", True),
+        ("203.0.113.7", "2230", True),
+        ("203.0.113.7", "2231", False),
     ],
 )
 def test_a_client_is_admitted_by_address_and_port(address: str, port: str, *, admitted: bool) -> None:
@@ -56,6 +79,8 @@ def test_a_client_is_admitted_by_address_and_port(address: str, port: str, *, ad
         {"ports": [22, "80"], "sources": ["192.0.2.0/24", "fe80::/10"]},
         {"ports": [2222], "sources": ["::/0"]},
         {"ports": [], "sources": ["0.0.0.0/0"]},
+        {"ports": [22], "sources": ["0.0.0.0/0", "::/0"], "protocol": "udp"},
+        {"ports": ["2220-2230"], "sources": ["203.0.113.7"], "protocol": "tcp"},
     ]
     assert FILTERS.admits(rules, address, port) is admitted
 

@@ -277,12 +277,28 @@ BAD_INPUT = {
     "SSH port": ({"firewall_ssh_port": 0}, "firewall_ssh_port holds 0: it must be a TCP port, from 1 to 65535"),
     "public port": (
         {"firewall_public_ports": [443, 80800]},
-        "firewall_public_ports holds 80800: it must be a TCP port",
+        "firewall_public_ports holds 80800: it must be a list of TCP ports, from 1 to 65535",
+    ),
+    "public port without a list": (
+        {"firewall_public_ports": "443"},
+        "firewall_public_ports holds 443: it must be a list",
     ),
     "port in words": ({"firewall_public_ports": ["https"]}, "firewall_public_ports"),
     "port of a rule": (
         {"firewall_rules": [{"ports": [8793, -1], "sources": ["10.0.0.3"], "comment": "logs"}]},
-        "firewall_rules holds -1: it must be a TCP port",
+        "firewall_rules holds -1: ports must be a list of numbers from 1 to 65535, and of ranges such as 9100-9110",
+    ),
+    "ranges of ports": (
+        {"firewall_extra_rules": [{"ports": ["9110-9100", "9100-91100", "ssh", 22], "sources": [], "comment": "x"}]},
+        "firewall_extra_rules holds 9110-9100, 9100-91100, ssh: ports must be a list of numbers",
+    ),
+    "port of a rule without a list": (
+        {"firewall_extra_rules": [{"ports": "161", "sources": [], "comment": "SNMP"}]},
+        "firewall_extra_rules holds 161: ports must be a list",
+    ),
+    "protocol of a rule": (
+        {"firewall_extra_rules": [{"ports": [161], "protocol": "icmp", "sources": [], "comment": "SNMP"}]},
+        "value of protocol must be one of: tcp, udp, got: icmp found in firewall_extra_rules",
     ),
     "SSH source": (
         {"firewall_ssh_sources": ["192.0.2.0/24", "2001:db8::/32", "office.example.org"]},

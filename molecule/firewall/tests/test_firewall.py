@@ -21,7 +21,7 @@ from conftest import (
 from testinfra.host import Host
 
 ADDRESSES = ["172.29.214.11", "fd29:214::11"]
-LISTENING = (1, 80, 443, 5432, 8080, 8090, 8793, 8794, 8974, 40000, 65535)
+LISTENING = (1, 80, 443, 5432, 8080, 8090, 8793, 8794, 8974, 9099, 9100, 9110, 9111, 40000, 60010, 65535)
 TABLE = "nft --stateless list table inet lvao"
 RULES = "/etc/nftables-lvao.conf"
 BEFORE = "/etc/nftables-lvao.before"
@@ -99,7 +99,7 @@ def test_a_stranger_finds_what_is_for_everybody(clients: dict[str, str], address
 
 @pytest.mark.parametrize("address", ADDRESSES)
 def test_a_friend_finds_what_is_for_friends_too(clients: dict[str, str], address: str) -> None:
-    assert open_ports(address, clients["friend"]) == [22, 8080, 8793, 8794]
+    assert open_ports(address, clients["friend"]) == [22, 8080, 8793, 8794, 9100, 9110]
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1", *ADDRESSES])
@@ -110,9 +110,14 @@ def test_the_host_itself_finds_everything(host: Host, address: str) -> None:
 
 
 @pytest.mark.parametrize("address", ADDRESSES)
-def test_others_reach_no_udp_port(clients: dict[str, str], address: str) -> None:
-    ended = docker("exec", clients["friend"], "python3", "-c", SAY_HELLO, address, "2", "0", "9999")
-    assert "timed out" in ended.stderr
+def test_a_friend_alone_finds_udp_ports_and_those_of_its_rule_alone(clients: dict[str, str], address: str) -> None:
+    def finds(client: str, port: str) -> bool:
+        ended = docker("exec", clients[client], "python3", "-c", SAY_HELLO, address, "2", "0", port)
+        assert ended.returncode == 0 or "timed out" in ended.stderr, ended.stderr
+        return ended.returncode == 0
+
+    assert [port for port in ("161", "9100", "9999", "60010") if finds("friend", port)] == ["161", "60010"]
+    assert not finds("stranger", "161")
 
 
 @pytest.mark.parametrize(("address", "protocol"), [(ADDRESSES[0], "1"), (ADDRESSES[1], "58")])
@@ -176,6 +181,16 @@ def test_rules_that_do_not_load_leave_those_that_are(host: Host, wanted: str, ac
         (
             {"firewall_ssh_port": 2222},
             "from 172.29.214.1, at port 22: firewall_ssh_port is 2222. Set it to 22. No rule",
+        ),
+        # UDP lets no SSH in.
+        (
+            {
+                "firewall_ssh_sources": [],
+                "firewall_extra_rules": [
+                    {"comment": "all", "protocol": "udp", "ports": ["1-65535"], "sources": ["0.0.0.0/0"]}
+                ],
+            },
+            "from 172.29.214.1, at port 22: firewall_ssh_sources is empty. Add 172.29.214.1, or a network",
         ),
         # The very same for one who comes by IPv6.
         (

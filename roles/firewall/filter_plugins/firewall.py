@@ -1,10 +1,73 @@
-"""Filters that know IPv4 and IPv6 networks, by Python's standard library alone."""
+"""Filters that know IPv4 and IPv6 networks, and ranges of ports, by Python's standard library alone."""
 
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
+
+LAST_PORT = 65535
+
+
+def wrong_ports(ports: object) -> list[str]:
+    """Pick what is neither a port nor a range of ports.
+
+    Args:
+        ports: What should be a list of them.
+
+    Returns:
+        The wrong ones; all of it, if it is no list, for each digit of a text would be a port.
+    """
+    if not isinstance(ports, list):
+        return [str(ports)]
+    return [str(port) for port in ports if not is_span(str(port))]
+
+
+def is_span(port: str) -> bool:
+    """Say whether a text is a port or a range of ports.
+
+    Args:
+        port: Such as `22` or `9100-9110`.
+
+    Returns:
+        Whether it is, from the lower end to the higher one.
+    """
+    if not re.fullmatch("[0-9]{1,5}(-[0-9]{1,5})?", port):
+        return False
+    first, last = span(port)
+    return 1 <= first <= last <= LAST_PORT
+
+
+def span(port: int | str) -> tuple[int, int]:
+    """Read a port or a range of ports.
+
+    Args:
+        port: Such as `22` or `9100-9110`.
+
+    Returns:
+        The first and the last port.
+    """
+    first, _, last = str(port).partition("-")
+    return int(first), int(last or first)
+
+
+def ports(wanted: Iterable[int | str]) -> list[str]:
+    """Merge ports and ranges of ports that overlap.
+
+    Args:
+        wanted: Ports and ranges.
+
+    Returns:
+        Ports and ranges, in order: nftables refuses a set whose elements overlap.
+    """
+    merged: list[tuple[int, int]] = []
+    for first, last in sorted(map(span, wanted)):
+        if merged and first <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], last))
+        else:
+            merged.append((first, last))
+    return [str(first) if first == last else f"{first}-{last}" for first, last in merged]
 
 
 def wrong_sources(sources: object) -> list[str]:
@@ -43,10 +106,10 @@ def networks(sources: Iterable[str], version: int) -> list[str]:
 
 
 def admits(rules: Iterable[dict[str, Any]], address: str, port: int | str) -> bool:
-    """Say whether rules let a client in.
+    """Say whether rules let a client in, over TCP.
 
     Args:
-        rules: Mappings with `ports` and `sources`.
+        rules: Mappings with `ports` and `sources`, and maybe a `protocol`.
         address: The client's, which may have a zone, such as `fe80::1%eth0`.
         port: The server's.
 
@@ -58,7 +121,8 @@ def admits(rules: Iterable[dict[str, Any]], address: str, port: int | str) -> bo
     return any(
         client in ipaddress.ip_network(source)
         for rule in rules
-        if int(port) in map(int, rule["ports"])
+        if rule.get("protocol", "tcp") == "tcp"
+        if any(first <= int(port) <= last for first, last in map(span, rule["ports"]))
         for source in rule["sources"]
     )
 
@@ -73,6 +137,8 @@ class FilterModule:
             The functions by name.
         """
         return {
+            "firewall_wrong_ports": wrong_ports,
+            "firewall_ports": ports,
             "firewall_wrong_sources": wrong_sources,
             "firewall_networks": networks,
             "firewall_admits": admits,
