@@ -274,6 +274,10 @@ BAD_INPUT = {
         {"baseline_sysctl": {"vm.swappiness": 10, "ptrace scope": 1, "kernel.kptr_restrict": ""}},
         "baseline_sysctl holds ptrace scope, kernel.kptr_restrict: each must be the name of a setting",
     ),
+    "setting of the kernel on two lines": (
+        {"baseline_sysctl": {"vm.swappiness": "10\nkernel.sysrq = 1"}},
+        "baseline_sysctl holds vm.swappiness: each must be the name of a setting, such as kernel.kptr_restrict",
+    ),
     "SSH port": ({"firewall_ssh_port": 0}, "firewall_ssh_port holds 0: it must be a TCP port, from 1 to 65535"),
     "public port": (
         {"firewall_public_ports": [443, 80800]},

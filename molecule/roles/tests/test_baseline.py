@@ -4,7 +4,7 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
-from conftest import PROJECT, Ended, apply_role, wait_for
+from conftest import PROJECT, Ended, apply_role, said, wait_for
 from testinfra.host import Host
 
 ADDRESS = "172.29.215.11"
@@ -89,6 +89,39 @@ def test_the_kernel_takes_its_settings(host: Host) -> None:
     assert host.check_output(f"unshare --net --mount sh -c '{before} && {after}'").split() == ["0", "0"]
     read = host.check_output("/usr/lib/systemd/systemd-sysctl --cat-config").splitlines()
     assert {"kernel.kptr_restrict = 2", "kernel.yama.ptrace_scope = 1"} <= set(read)
+
+
+@pytest.fixture
+def _its_network_can_be_set(host: Host) -> Iterator[None]:
+    """Let the container set its kernel, whose network alone is its own."""
+    host.check_output("mount -o remount,rw,bind /proc/sys")
+    yield
+    host.check_output("mount -o remount,ro,bind /proc/sys")
+    ended = apply_role(host, "baseline", entry_point="sysctl")
+    assert ended.returncode == 0, ended.stdout
+
+
+@pytest.mark.usefixtures("_its_network_can_be_set")
+def test_settings_that_the_kernel_does_not_take_are_an_error_and_not_kept(host: Host) -> None:
+    wrong = {"net.ipv4.conf.lo.send_redirects": 0, "net.ipv4.conf.lo.nosuch_setting": 0}
+    for _ in range(2):
+        ended = apply_role(host, "baseline", entry_point="sysctl", baseline_sysctl=wrong)
+        assert ended.returncode != 0
+        assert "net/ipv4/conf/lo/nosuch_setting" in said(ended)
+        assert not host.file("/etc/sysctl.d/90-lvao.conf").contains("nosuch_setting")
+    host.check_output("sysctl --quiet net.ipv4.conf.lo.send_redirects=1")
+    ended = apply_role(host, "baseline", entry_point="sysctl", baseline_sysctl={"net.ipv4.conf.lo.send_redirects": 0})
+    assert ended.returncode == 0, ended.stdout
+    assert host.check_output("sysctl --values net.ipv4.conf.lo.send_redirects") == "0"
+
+
+def test_audit_rules_that_the_kernel_does_not_take_are_an_error_and_not_kept(host: Host) -> None:
+    for _ in range(2):
+        ended = apply_role(host, "baseline", entry_point="audit", baseline_audit_rules=["-w nonsense -Q"])
+        assert ended.returncode != 0
+        assert "has not taken baseline_audit_rules" in said(ended)
+        assert not host.file("/etc/audit/rules.d/lvao.rules").exists
+    host.check_output("DEBIAN_FRONTEND=noninteractive apt-get purge --quiet=2 auditd")
 
 
 @pytest.fixture(scope="module")
