@@ -57,9 +57,13 @@ BAD_INPUT = {
         {"airflow_env": {"AIRFLOW__CORE__PARALELISM": 4}},
         "airflow_env holds names that Airflow does not know: AIRFLOW__CORE__PARALELISM",
     ),
-    "one underscore": (
-        {"airflow_env": {"AIRFLOW_CORE__PARALLELISM": 4}},
-        "airflow_env holds names that Airflow does not know: AIRFLOW_CORE__PARALLELISM",
+    "one underscore, and what Airflow's images know": (
+        {"airflow_env": {"AIRFLOW_CORE__PARALLELISM": 4, "_PIP_ADDITIONAL_REQUIREMENTS": "pandas"}},
+        "airflow_env holds names that Airflow does not know: AIRFLOW_CORE__PARALLELISM, _PIP_ADDITIONAL_REQUIREMENTS",
+    ),
+    "connection of the logs": (
+        {"airflow_env": {"AIRFLOW__LOGGING__REMOTE_LOG_CONN_ID": "scalewaylogs"}},
+        "airflow_env holds AIRFLOW__LOGGING__REMOTE_LOG_CONN_ID: set airflow_logging_endpoint_url",
     ),
     "log connection": (
         {"airflow_env": {"AIRFLOW_CONN_S3LOGS": "aws://"}},

@@ -827,6 +827,7 @@ def test_the_next_deploy_goes_on_with_a_migration_that_was_cut_off(host: Host, a
     journal = host.check_output("journalctl --no-pager --output=cat --unit=lvao-airflow-way-back")
     assert f"the database has the schema neither of {before} nor of {Path(older).name}." in journal
     assert (live(host), has_tables(host)) == (before, True)
+    assert "canary | Wait for its end" in ended.stdout, "it was confirmed with another schema"
     assert not host.file("/opt/airflow/migrating").exists
     run_id = airflow.trigger("sleeper")
     assert airflow.finish("sleeper", run_id) == "success"
@@ -843,6 +844,10 @@ def test_units_that_a_switch_left_unfinished_are_made_good(host: Host) -> None:
     host.check_output(f"truncate --size=100 {unit} && systemctl start lvao-airflow-way-back")
     assert host.file(unit).content == whole
     assert processes(host) == before
+    # Its timer is no unit of a release that runs, whose start would enable it.
+    for verb, expected in (("disable", 1), ("enable", 0)):
+        host.check_output(f"systemctl {verb} lvao-airflow-way-back.timer")
+        assert host.run("/opt/airflow/current/libexec/switched").rc == expected
 
 
 def test_old_releases_environments_and_dumps_are_removed(host: Host) -> None:
