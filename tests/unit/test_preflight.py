@@ -59,7 +59,7 @@ BAD_INPUT = {
     ),
     "one underscore, and what Airflow's images know": (
         {"airflow_env": {"AIRFLOW_CORE__PARALLELISM": 4, "_PIP_ADDITIONAL_REQUIREMENTS": "pandas"}},
-        "airflow_env holds names that Airflow does not know: AIRFLOW_CORE__PARALLELISM, _PIP_ADDITIONAL_REQUIREMENTS",
+        "airflow_env holds names that Airflow does not know: _PIP_ADDITIONAL_REQUIREMENTS, AIRFLOW_CORE__PARALLELISM",
     ),
     "connection of the logs": (
         {"airflow_env": {"AIRFLOW__LOGGING__REMOTE_LOG_CONN_ID": "scalewaylogs"}},
