@@ -1,6 +1,7 @@
 """Print as JSON the version of the installed Airflow, and the database revision that it wants by version table.
 
-It is kept beside the packages, which never change, for the import of Airflow takes some seconds.
+It is kept beside the packages, which never change, for the import of Airflow takes some seconds. Whoever changes what
+is read here gives the file another name, too.
 """
 
 import json

@@ -132,7 +132,7 @@ def main(notes: Path, process: Path, bound: float) -> None:
     """
     # Its row comes after its start.
     scheduler = Scheduler(datetime.fromtimestamp((notes / "base").stat().st_mtime, tz=UTC) - timedelta(seconds=1))
-    deadline, last = math.inf, time.monotonic() + SECONDS_TO_END
+    deadline = last = math.inf
     while process.exists():
         if (notes / "retired").exists() and not shuts_down():
             deadline = math.inf
@@ -148,6 +148,8 @@ def main(notes: Path, process: Path, bound: float) -> None:
                 status = f"cannot reach the database: {type(error).__name__}"
             say(status)
             if status != "ends" or {*workers(process)} - {"<idle>"}:
+                last = math.inf
+            elif last == math.inf:
                 last = time.monotonic() + SECONDS_TO_END
             elif time.monotonic() > last:
                 os.kill(int(process.name), signal.SIGKILL)
