@@ -101,7 +101,7 @@ def known(host: Host, *names: str) -> dict[str, str]:
 
 def secrets_of_units(host: Host) -> set[str]:
     """Ask which sets of secrets the running units of Airflow have started with."""
-    units = "systemctl list-units --state=active --plain --no-legend 'lvao-airflow-*.service' | cut -d' ' -f1"
+    units = "systemctl list-units --state=running --plain --no-legend 'lvao-airflow-*.service' | cut -d' ' -f1"
     links = f"{units} | sed 's#.service$##; s#.*#/run/lvao-airflow/&/secrets#' | xargs readlink"
     return {*host.check_output(links).split()}
 
