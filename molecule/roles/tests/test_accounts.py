@@ -222,7 +222,8 @@ def test_without_login_one_has_the_public_role_alone(host: Host) -> None:
 
 def test_a_session_ends_however_busy_it_is(first: Person) -> None:
     wait_for(lambda: not is_logged_in(first), 130, "the session to end")
-    assert first.status("/connections") == 403
+    # Airflow takes a token for ten seconds more, as clocks differ.
+    wait_for(lambda: first.status("/connections") in {401, 403}, 30, "its last token to end")
     first.log_in()
     assert first.status("/connections") == 200
 
