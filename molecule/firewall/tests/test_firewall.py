@@ -21,7 +21,7 @@ from conftest import (
 from testinfra.host import Host
 
 ADDRESSES = ["172.29.214.11", "fd29:214::11"]
-LISTENING = (1, 80, 443, 5432, 8080, 8090, 8793, 8794, 8974, 9099, 9100, 9110, 9111, 40000, 60010, 65535)
+LISTENING = (1, 80, 443, 5432, 8080, 8090, 8793, 8794, 9099, 9100, 9110, 9111, 40000, 60010, 65535)
 TABLE = "nft --stateless list table inet lvao"
 RULES = "/etc/nftables-lvao.conf"
 BEFORE = "/etc/nftables-lvao.before"

@@ -381,10 +381,37 @@ def test_the_way_back_waits_for_no_task(host: Host, airflow: Airflow, alarm: str
     run_id = airflow.trigger("sleeper")
     assert airflow.finish("sleeper", run_id) == "success"
     assert {airflow.state("sleeper", run_id) for run_id in (worked, unconfirmed)} == {"running"}
+    # None of the three is free: now it has to wait, and says for what.
+    host.check_output(f"{release}/libexec/switch")
+    waits = host.run(f"LVAO_WAY_BACK=true {release}/libexec/apply scheduler")
+    assert waits.rc == os.EX_TEMPFAIL
+    assert re.search(r"still finishes its tasks: waits for 1 task\(s\): sleeper.sleep", waits.stderr)
+    host.check_output("systemctl start lvao-airflow-way-back")
+    assert live(host) == before
+    assert {airflow.state("sleeper", run_id) for run_id in (worked, unconfirmed)} == {"running"}
     host.check_output(f"touch {alarm}")
     for run_id in (worked, unconfirmed):
         assert_first_try(airflow, run_id, edition)
     wait_for(lambda: not host.check_output(DRAINS), 60, "the old schedulers to end")
+
+
+def test_a_scheduler_that_ends_in_its_first_round_takes_nobodys_place(host: Host, airflow: Airflow) -> None:
+    before, scheduler = live(host), [unit_property(host, SCHEDULER, name) for name in ("Id", "MainPID")]
+    release = "/opt/airflow/releases/unconfirmed"
+    host.check_output(f"rm --recursive --force {release} && cp --archive /opt/airflow/releases/{before} {release}")
+    # Its loop alone reads it, when Airflow's own check of health has found the old one's heartbeat.
+    fatal = "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL=often"
+    host.check_output(f"echo another >> {release}/base && echo {fatal} > {release}/etc/env.d/99-fatal.env")
+    host.check_output(f"{release}/libexec/switch")
+    applied = host.run(f"{release}/libexec/apply {COMPONENTS}")
+    assert applied.failed
+    assert [unit_property(host, SCHEDULER, name) for name in ("Id", "MainPID")] == scheduler
+    assert not host.check_output(DRAINS)
+    assert airflow.finish("sleeper", airflow.trigger("sleeper")) == "success"
+    host.check_output("systemctl start lvao-airflow-way-back")
+    assert live(host) == before
+    assert [unit_property(host, SCHEDULER, name) for name in ("Id", "MainPID")] == scheduler
+    assert airflow.health() == HEALTHY
 
 
 def test_a_handover_that_was_cut_off_is_brought_to_its_end(host: Host) -> None:

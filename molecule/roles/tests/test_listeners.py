@@ -7,7 +7,6 @@ from testinfra.host import Host
 OF_ROLES = {
     "caddy": {"0.0.0.0:8080", "*:80", "*:443"},
     "lvao-airflow-log-server": {"0.0.0.0:8793", "[::]:8793"},
-    "lvao-airflow-scheduler-a": {"127.0.0.1:8974"},
     "lvao-airflow-triggerer": {"0.0.0.0:8794", "[::]:8794"},
     "lvao-airflow-webserver": {"127.0.0.1:8081"},
     "memcached": {"127.0.0.1:11211"},

@@ -28,7 +28,7 @@ def test_it_is_a_vm(host: Host) -> None:
 
 
 def test_it_is_open_where_it_should_be(host: Host) -> None:
-    ports = [22, 80, 443, 5432, 6200, 8080, 8081, 8090, 8793, 8794, 8974, 11211]
+    ports = [22, 80, 443, 5432, 6200, 8080, 8081, 8090, 8793, 8794, 11211]
     assert open_ports(os.environ["LVAO_ADDRESS"], ports=ports) == [22, 80, 443, 8080]
 
 
