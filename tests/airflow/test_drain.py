@@ -25,6 +25,7 @@ def job(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
     class Found:
         def first(self) -> SimpleNamespace:
+            row.found_at = datetime.now(UTC)
             return row
 
         def __iter__(self) -> Iterator[Any]:
@@ -44,6 +45,7 @@ def test_one_that_has_heard_it_has_no_heartbeat_but_ours(job: SimpleNamespace) -
         before = job.latest_heartbeat
         assert scheduler.keep_alive() == "ends"
         assert job.latest_heartbeat > before
+        assert job.latest_heartbeat > job.found_at, "it should be of the time after a database that hung"
     # One of ours that the database has lost, as in a failover.
     job.latest_heartbeat = before
     scheduler.keep_alive()

@@ -108,6 +108,22 @@ BAD_INPUT = {
         {"reverse_proxy_sources": ["192.0.2.0/24", "10.0.0.0/64", "1.2", "999.1.1.1", ":", "::/0", "2001:db8::7"]},
         "reverse_proxy_sources is '192.0.2.0/24, 10.0.0.0/64, 1.2, 999.1.1.1, :, ::/0, 2001:db8::7': it must be",
     ),
+    "address in place of a name": (
+        {"reverse_proxy_domain": "203.0.113.7"},
+        "reverse_proxy_domain is '203.0.113.7': it must be a host name in small letters",
+    ),
+    "name that nobody certifies": (
+        {"reverse_proxy_domain": "airflow.local", "reverse_proxy_tls": "acme"},
+        "reverse_proxy_domain is 'airflow.local': it must be a name that the Internet knows",
+    ),
+    "account whose password costs much": (
+        {"reverse_proxy_accounts": {"lvao": f"$2a$14${'x' * 53}"}},
+        "lvao in reverse_proxy_accounts is not an account",
+    ),
+    "no such variable": (
+        {"reverse_proxy_source": ["192.0.2.0/24"], "firewall_ssh_source": ["192.0.2.0/24"]},
+        "No role has a variable firewall_ssh_source, reverse_proxy_source: the README",
+    ),
     "no release": ({"airflow_releases_kept": 0}, "airflow_releases_kept is '0': it must be 1 or more"),
     "drain": (
         {"airflow_scheduler_drain_timeout": -1},

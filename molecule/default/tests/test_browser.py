@@ -72,6 +72,8 @@ def log_in(page: Page, password: str) -> None:
 
 def test_nobody_sees_anything_without_logging_in(public: Public) -> None:
     assert [public.ask("GET", f"/api/v2/{what}")[0].status for what in ("dags", "connections")] == [401, 401]
+    # Pages that run another site's scripts.
+    assert [b"swagger" in public.ask("GET", path)[1].lower() for path in ("/docs", "/redoc")] == [False, False]
 
 
 def test_a_wrong_password_is_refused(page: Page) -> None:

@@ -42,7 +42,12 @@ SCHEDULER = "lvao-airflow-scheduler"
 DRAINS = "systemctl list-units --state=deactivating --plain --no-legend 'lvao-airflow-scheduler-*'"
 # What a deploy finds its DAGs in, and further variables of all that follow.
 VALUES: dict[str, object] = {
-    "airflow_env_host": {"AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": 5, "PYTHONPATH": "/srv/of the site"},
+    # A scheduler looks for another's tasks often.
+    "airflow_env_host": {
+        "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": 5,
+        "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": 10,
+        "PYTHONPATH": "/srv/of the site",
+    },
     # It bounds a stop, and not what a deploy leaves to finish its tasks.
     "airflow_stop_timeout": "20",
     "airflow_database_dumps_kept": 2,
@@ -204,6 +209,8 @@ def test_a_deploy_waits_for_no_task_and_no_task_or_request_for_it(
     # Its heartbeat is kept, so neither a start of the new one nor its looks for orphans take its tasks.
     host.check_output(f"systemctl kill --signal=KILL {SCHEDULER}")
     wait_for(lambda: unit_property(host, SCHEDULER, "MainPID") not in {"0", before[-1]}, 30, "the new scheduler")
+    # A database that is away for longer than Airflow's own patience, for both.
+    host.check_output("pkill --signal STOP --uid postgres && sleep 45; pkill --signal CONT --uid postgres")
     run_id = airflow.trigger("sleeper")
     assert airflow.finish("sleeper", run_id) == "success"
     assert_first_try(airflow, run_id, "two")
@@ -874,6 +881,18 @@ def test_units_that_a_switch_left_unfinished_are_made_good(host: Host) -> None:
     for verb, expected in (("disable", 1), ("enable", 0)):
         host.check_output(f"systemctl {verb} lvao-airflow-way-back.timer")
         assert host.run("/opt/airflow/current/libexec/switched").rc == expected
+
+
+def test_a_library_that_was_upgraded_is_taken_up_by_the_next_deploy(host: Host, airflow: Airflow) -> None:
+    before = processes(host)
+    library = host.check_output(f"grep --only-matching '/usr/lib.*/libc.so.6$' /proc/{before[0]}/maps | head -n 1")
+    # As an upgrade does.
+    host.check_output(f"cp --archive {library} {library}.new && mv {library}.new {library}")
+    apply = f"/opt/airflow/current/libexec/apply {COMPONENTS}"
+    assert sorted(host.check_output(apply).split()) == sorted(UNITS)
+    assert not {*before} & {*processes(host)}
+    assert not host.check_output(apply)
+    assert airflow.finish("sleeper", airflow.trigger("sleeper")) == "success"
 
 
 def test_old_releases_environments_and_dumps_are_removed(host: Host) -> None:

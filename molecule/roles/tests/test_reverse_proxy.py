@@ -104,7 +104,7 @@ def test_it_is_closed_to_what_it_does_not_need(host: Host) -> None:
     limits = {name: unit_property(host, "caddy", name) for name in ("LimitNOFILE", "LimitCORE", "TasksMax")}
     assert limits == {"LimitNOFILE": "65536", "LimitCORE": "0", "TasksMax": "512"}
     total = int(host.check_output("awk '/^MemTotal/ {print $2}' /proc/meminfo")) // 1024
-    assert unit_property(host, "caddy", "MemoryMax") == str(max(256, total // 8) * 2**20)
+    assert unit_property(host, "caddy", "MemoryMax") == str(max(256, total // 256 * 32) * 2**20)
 
 
 def test_it_may_listen_below_port_1024_and_has_no_other_privilege(host: Host) -> None:

@@ -60,12 +60,13 @@ class Scheduler:
         Returns:
             What it waits for, in one line.
         """
-        now = datetime.now(UTC)
         with create_session() as session:
             of_this_host = Job.job_type == "SchedulerJob", Job.hostname == get_hostname(), Job.start_date >= self._since
             job = session.scalars(select(Job).where(*of_this_host).order_by(Job.start_date).limit(1)).first()
             if not job:
                 return "finds itself not in the database"
+            # After what a database that hangs would have held up.
+            now = datetime.now(UTC)
             # Of what was written here, a commit that seemed to fail may be there.
             self.beats += bool(self._kept) and job.latest_heartbeat not in self._kept
             job.latest_heartbeat = now

@@ -8,33 +8,38 @@ It ends with 0 if there was one within so many seconds, with 69 if there was non
 there has not been one yet.
 """
 
+import importlib
 import os
 import socket
 import sys
+import time
 
 import psycopg2
 
 # The one that began first, as drain.py knows it. Its row, which comes after its start, has one before its loop has any.
-AGE = """
-SELECT extract(epoch FROM now() - latest_heartbeat), latest_heartbeat > start_date FROM job
-WHERE job_type = 'SchedulerJob' AND hostname = ANY(%s) AND start_date >= to_timestamp(%s - 1)
+LATEST = """
+SELECT extract(epoch FROM latest_heartbeat), latest_heartbeat > start_date FROM job
+WHERE job_type = 'SchedulerJob' AND hostname = %s AND start_date >= to_timestamp(%s - 1)
 ORDER BY start_date LIMIT 1
 """
 CONNECT_SECONDS = 10
 
 
-def host_names() -> list[str]:
-    """List what Airflow may call this host, by each value of its setting `hostname_callable` that it documents.
+def host_name() -> str:
+    """Tell what Airflow calls this host, as its own `get_hostname` does.
 
     Returns:
-        Names, and an address.
-
-    Raises:
-        OSError: The host's name does not resolve.
+        A name, or what else its setting `hostname_callable` makes of it.
     """
+    if setting := os.environ.get("AIRFLOW__CORE__HOSTNAME_CALLABLE"):
+        module, _, function = setting.rpartition(".")
+        return getattr(importlib.import_module(module), function)()
     name = socket.gethostname()
-    canonical = socket.getaddrinfo(name, None, type=socket.SOCK_DGRAM, flags=socket.AI_CANONNAME)[0][3]
-    return [name, socket.getfqdn(), canonical, socket.gethostbyname(canonical)]
+    try:
+        found = socket.getaddrinfo(name, None, type=socket.SOCK_DGRAM, flags=socket.AI_CANONNAME)
+    except OSError:
+        return name
+    return found[0][3] or name
 
 
 def heartbeat_age(began: float) -> float | None:
@@ -48,19 +53,19 @@ def heartbeat_age(began: float) -> float | None:
 
     Raises:
         psycopg2.OperationalError: The database does not answer.
-        OSError: The host's name does not resolve.
     """
     url = os.environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].replace("+psycopg2", "", 1)
     with psycopg2.connect(url, connect_timeout=CONNECT_SECONDS) as connection, connection.cursor() as cursor:
-        cursor.execute(AGE, (host_names(), began))
-        age, has_begun = cursor.fetchone() or (None, False)
-    return float(age) if has_begun else None
+        cursor.execute(LATEST, (host_name(), began))
+        latest, has_begun = cursor.fetchone() or (None, False)
+    # By the clock that the scheduler itself writes, not the database's.
+    return time.time() - float(latest) if has_begun else None
 
 
 if __name__ == "__main__":
     try:
         age = heartbeat_age(float(sys.argv[1]))
-    except (psycopg2.OperationalError, OSError):
+    except psycopg2.OperationalError:
         age = None
     if age is None:
         sys.exit(os.EX_TEMPFAIL)
