@@ -120,10 +120,6 @@ BAD_INPUT = {
         {"reverse_proxy_accounts": {"lvao": f"$2a$14${'x' * 53}"}},
         "lvao in reverse_proxy_accounts is not an account",
     ),
-    "no such variable": (
-        {"reverse_proxy_source": ["192.0.2.0/24"], "firewall_ssh_source": ["192.0.2.0/24"]},
-        "No role has a variable firewall_ssh_source, reverse_proxy_source: the README",
-    ),
     "no release": ({"airflow_releases_kept": 0}, "airflow_releases_kept is '0': it must be 1 or more"),
     "drain": (
         {"airflow_scheduler_drain_timeout": -1},

@@ -237,10 +237,12 @@ def test_a_vault_that_cannot_be_read_stays(project: Path, text: str, password: s
 @pytest.mark.parametrize("name", ["preprod", "prod"])
 def test_the_example_is_refused_before_any_connection(project: Path, name: str) -> None:
     (project / f"group_vars/{name}/vault.yml").unlink(missing_ok=True)
-    code, said = run(project, f"ansible-playbook -i inventories/{name} playbooks/site.yml --tags common")
+    misspelt = "--extra-vars reverse_proxy_source=192.0.2.0/24 --extra-vars firewall_ssh_source=192.0.2.0/24"
+    code, said = run(project, f"ansible-playbook -i inventories/{name} playbooks/site.yml --tags common {misspelt}")
     assert code == 2, said
     assert said.count("[ERROR]") == 1
     for message in (
+        "No role has a variable firewall_ssh_source, reverse_proxy_source: the README of each in roles/ lists",
         f"ansible_host of lvao-{name} is {name}.example.org, a placeholder: "
         f"put the host's address into inventories/{name}/hosts.yml.",
         f"airflow_database_host is {name}-database.example.org, a placeholder: "

@@ -418,7 +418,7 @@ def test_a_scheduler_that_ends_in_its_first_round_takes_nobodys_place(host: Host
     host.check_output("systemctl start lvao-airflow-way-back")
     assert live(host) == before
     assert [unit_property(host, SCHEDULER, name) for name in ("Id", "MainPID")] == scheduler
-    assert airflow.health() == HEALTHY
+    wait_for(lambda: airflow.health() == HEALTHY, 60, "health")
 
 
 def test_a_handover_that_was_cut_off_is_brought_to_its_end(host: Host) -> None:
