@@ -817,10 +817,15 @@ def test_a_migration_waits_for_the_tasks_outlives_its_deploy_and_can_be_undone(
     assert "lvao_test" not in host.check_output(f"pg_restore --list {dump}")
     stored = f"S3Hook('s3logs').get_key('dumps/{Path(dump).name}', '{BUCKET}').content_length"
     assert run_with_airflow(host, S3_HOOK, stored) == host.file(dump).size
+    began = host.check_output("date +%s")
     undone = deploy("rollback")
     assert undone.returncode == 0, undone.stdout
     assert live(host) == before
     assert not has_tables(host)
+    # What asks for it must not meet a database from which it is gone.
+    units = "--unit=lvao-airflow-webserver --unit=lvao-airflow-migration"
+    told = host.check_output(f"journalctl --no-pager --output=cat --since=@{began} {units}")
+    assert 0 <= told.find("Stopped lvao-airflow-webserver") < told.find("Started lvao-airflow-migration")
 
 
 @pytest.mark.parametrize(
