@@ -175,6 +175,7 @@ test-vm: ## Test the site on a fresh VM, whose CPU is emulated unless LVAO_VM_AC
 	@bin/setup vm browser
 	@vagrant status --machine-readable | grep --quiet ',state,not_created$$' || \
 		{ echo "make: there is a VM already: 'vagrant destroy' removes it with its data, then try again" >&2; exit 1; }
+	@molecule reset --scenario-name vagrant --no-report # of a run that was killed, it would believe that its VM is there
 	@box=$$(bin/vm-box $(DEBIAN)) && LVAO_VM_BOX=$$box COLUMNS=160 molecule test --scenario-name vagrant
 
 .PHONY: bench

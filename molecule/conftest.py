@@ -382,13 +382,17 @@ class Airflow:
         return self.call("GET", f"/dags/{dag_id}/dagRuns/{run_id}")[1]["state"]
 
     def finish(self, dag_id: str, run_id: str) -> str:
-        """Wait for the end of a run.
+        """Wait for the end of a run, and print the log of each task that failed.
 
         Returns:
             Its last state.
         """
         ended = {"success", "failed"}
-        return wait_for(lambda: ended & {self.state(dag_id, run_id)}, 120, f"{dag_id} to end").pop()
+        state = wait_for(lambda: ended & {self.state(dag_id, run_id)}, 120, f"{dag_id} to end").pop()
+        if state == "failed":
+            for task in self.call("GET", f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances")[1]["task_instances"]:
+                print(task["task_id"], task["state"], self.log(dag_id, run_id, task["task_id"]))
+        return state
 
     def log(self, dag_id: str, run_id: str, task_id: str) -> str:
         """Read the log of a task's first try through the API."""

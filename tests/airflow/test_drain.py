@@ -4,10 +4,11 @@ import math
 import os
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -39,33 +40,19 @@ def job(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return row
 
 
-def test_one_that_has_heard_it_has_no_heartbeat_but_ours(job: SimpleNamespace) -> None:
+def test_its_heartbeat_is_kept(job: SimpleNamespace) -> None:
     scheduler = drain.Scheduler(START)
     for _ in range(3):
         before = job.latest_heartbeat
         assert scheduler.keep_alive() == "ends"
         assert job.latest_heartbeat > before
         assert job.latest_heartbeat > job.found_at, "it should be of the time after a database that hung"
-    # One of ours that the database has lost, as in a failover.
-    job.latest_heartbeat = before
-    scheduler.keep_alive()
-    assert scheduler.beats == 0
-
-
-def test_one_that_goes_on_is_known_by_its_own(job: SimpleNamespace) -> None:
-    scheduler = drain.Scheduler(START)
-    scheduler.keep_alive()
-    for count in (1, 2):
-        # Airflow writes the time of the heartbeat before.
-        job.latest_heartbeat -= timedelta(seconds=5)
-        scheduler.keep_alive()
-        assert scheduler.beats == count
 
 
 @contextmanager
 def process_with_worker(does: str) -> Iterator[subprocess.Popen]:
-    """Run a process that has a worker of the executor, and nothing else."""
-    worker = f"(exec -a 'airflow worker -- LocalExecutor: {does}' sleep 60) & echo; wait"
+    """Run a process that was told to end and has a worker of the executor, and nothing else."""
+    worker = f"trap '' TERM; (exec -a 'airflow worker -- LocalExecutor: {does}' sleep 60) & echo; wait"
     with subprocess.Popen(["/bin/bash", "-c", worker], stdout=subprocess.PIPE, process_group=0) as process:
         process.stdout.readline()
         of_process = Path("/proc", str(process.pid))
@@ -83,21 +70,68 @@ def test_workers_say_what_they_do(does: str) -> None:
         assert drain.workers(Path("/proc", str(process.pid))) == [does]
 
 
+@pytest.fixture
+def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What root noted of a scheduler that a deploy has told to end, which is looked after more often."""
+    monkeypatch.setattr(drain, "SECONDS_BETWEEN_HEARTBEATS", 1)
+    monkeypatch.setattr(drain, "say", lambda _status: None)
+    for mark in ("base", "retired"):
+        (tmp_path / mark).touch()
+    return tmp_path
+
+
+SCHEDULER = """
+import signal, time
+from draining_executor import DrainingExecutor
+
+heard = 0
+
+def hear(signum, frame):
+    global heard
+    heard += 1
+    if heard == 2:  # Python has dropped what the first raised
+        raise SystemExit
+
+executor = DrainingExecutor(parallelism=1)
+executor.start()
+signal.signal(signal.SIGTERM, hear)
+try:
+    print("runs", flush=True)
+    while True:
+        time.sleep(0.1)
+finally:
+    executor.end()
+    time.sleep(5)
+    print(f"heard {heard}", flush=True)
+"""
+
+
+@pytest.mark.usefixtures("job")
+def test_one_that_misses_its_signal_is_sent_it_until_it_has_heard(notes: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(Path(drain.__file__).parent / "python")}
+    command = [sys.executable, "-c", SCHEDULER]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert "runs\n" in iter(process.stdout.readline, "")
+        of_process = Path("/proc", str(process.pid))
+        assert not drain.has_heard(of_process)
+        stays = threading.Thread(target=drain.main, args=(notes, of_process, math.inf))
+        stays.start()
+        assert process.stdout.read().splitlines()[-1:] == ["heard 2"], "another would cost it its tasks"
+    stays.join()
+    assert drain.has_heard(of_process)
+
+
 @pytest.mark.usefixtures("job")
 @pytest.mark.parametrize(
     ("does", "is_killed"),
     [("<idle>", True), ("a_dag.a_task (manual 1)", False)],
 )
 def test_one_that_hangs_is_killed_when_nothing_is_left(
-    does: str, is_killed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    does: str, is_killed: bool, notes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(drain, "SECONDS_TO_END", 1)
-    monkeypatch.setattr(drain, "SECONDS_BETWEEN_HEARTBEATS", 1)
-    monkeypatch.setattr(drain, "say", lambda _status: None)
-    for mark in ("base", "retired"):
-        (tmp_path / mark).touch()
     with process_with_worker(does) as process:
-        stays = threading.Thread(target=drain.main, args=(tmp_path, Path("/proc", str(process.pid)), math.inf))
+        stays = threading.Thread(target=drain.main, args=(notes, Path("/proc", str(process.pid)), math.inf))
         stays.start()
         with suppress(subprocess.TimeoutExpired):
             process.wait(5)

@@ -373,6 +373,23 @@ def test_green_but_broken_goes_back_by_itself(host: Host, airflow: Airflow, long
     assert_first_try(airflow, run_id, edition)
 
 
+@contextmanager
+def deaf(host: Host, unit: str) -> Iterator[None]:
+    """Have a scheduler miss its signal, as one does where Python drops what the handler raises."""
+    directory = f"/run/systemd/system/{unit}.service.d"
+    stays = f"(echo [Service]; echo ExecStop=; grep drain.py /etc/systemd/system/{unit}.service)"
+    host.check_output(f"mkdir {directory} && {stays} > {directory}/deaf.conf && systemctl daemon-reload")
+    try:
+        yield
+    finally:
+        host.check_output(f"rm --recursive {directory} && systemctl daemon-reload")
+
+
+def takes_tasks(host: Host, process: str) -> bool:
+    """Tell whether a scheduler does: once it only finishes some, it ignores SIGTERM, the 15th signal."""
+    return not int(host.check_output(f"sed --quiet 's/^SigIgn:\\s*//p' /proc/{process}/status"), 16) & 1 << 14
+
+
 def test_the_way_back_waits_for_no_task(host: Host, airflow: Airflow, alarm: str) -> None:
     before, edition = live(host), live_edition(host)
     wait_for(lambda: not host.check_output(DRAINS), 60, "the old scheduler to end")
@@ -380,7 +397,11 @@ def test_the_way_back_waits_for_no_task(host: Host, airflow: Airflow, alarm: str
     worked = sleep_for(airflow, 1200, alarm)
     release = "/opt/airflow/releases/unconfirmed"
     host.check_output(f"cp --archive /opt/airflow/releases/{before} {release} && echo another >> {release}/base")
-    host.check_output(f"{release}/libexec/switch && {release}/libexec/apply {COMPONENTS}")
+    unit, process = (unit_property(host, SCHEDULER, name) for name in ("Id", "MainPID"))
+    assert takes_tasks(host, process)
+    with deaf(host, unit.removesuffix(".service")):
+        host.check_output(f"{release}/libexec/switch && {release}/libexec/apply {COMPONENTS}")
+    assert not takes_tasks(host, process), "who deploys must not meet the old one any more"
     unconfirmed = sleep_for(airflow, 1200, alarm)
     host.check_output("systemctl start lvao-airflow-way-back")
     assert live(host) == before
@@ -422,23 +443,18 @@ def test_a_scheduler_that_ends_in_its_first_round_takes_nobodys_place(host: Host
 
 
 def test_a_handover_that_was_cut_off_is_brought_to_its_end(host: Host) -> None:
-    """It is so even where the second scheduler misses its signal, which Python drops now and then amid a fork."""
+    """It is so even where the second scheduler misses its signal."""
     *others, scheduler = processes(host)
     wait_for(lambda: not host.check_output(DRAINS), 60, "the old scheduler to end")
     live_unit = unit_property(host, SCHEDULER, "Id").removesuffix(".service")
     second = next(unit for letter in "abc" if (unit := f"{SCHEDULER}-{letter}") != live_unit)
     host.check_output(f"ln -snf $(realpath /opt/airflow/current) /opt/airflow/schedulers/{second}")
-    deaf = f"/run/systemd/system/{second}.service.d"
-    stays = f"(echo [Service]; echo ExecStop=; grep drain.py /etc/systemd/system/{second}.service)"
-    host.check_output(f"mkdir {deaf} && {stays} > {deaf}/deaf.conf && systemctl daemon-reload")
-    host.check_output(f"systemctl start {second}")
-    # As each deploy does.
-    host.check_output(f"/opt/airflow/current/libexec/apply {COMPONENTS}")
-    assert processes(host) == [*others, scheduler]
-    try:
+    with deaf(host, second):
+        host.check_output(f"systemctl start {second}")
+        # As each deploy does.
+        host.check_output(f"/opt/airflow/current/libexec/apply {COMPONENTS}")
+        assert processes(host) == [*others, scheduler]
         wait_for(lambda: unit_property(host, second, "ActiveState") == "inactive", 90, "the second scheduler to end")
-    finally:
-        host.check_output(f"rm --recursive {deaf} && systemctl daemon-reload")
 
 
 @pytest.fixture

@@ -49,14 +49,17 @@ stalls() { # unit, seconds
 # Whether another scheduler has to take its place: what began with it may have died, and it with its notes, too.
 is_relieved() { [ "${LVAO_RELIEVES-}" = "$1" ] || [ "$(cat "$notes/relief" 2>/dev/null)" = "$1" ]; }
 
-# Tells a scheduler to finish its tasks and end, however long they take. One whose loop has ended does so by itself, and would
-# lose them by a signal. It has a heartbeat every five seconds; one that is only slow is signalled by what stays with it.
+# Tells a scheduler to finish its tasks and end, however long they take.
 retire() {
-  if [ -d "$notes/$1" ]; then
-    if stalls "$1" 10; then touch "$notes/$1/ended"; fi
-    touch "$notes/$1/retired"
-  fi
+  [ ! -d "$notes/$1" ] || touch "$notes/$1/retired"
   systemctl stop --no-block "$1"
+}
+
+# Whether one that was told to end takes nothing new: then it ignores the signal, as drain.py knows, too.
+has_heard() {
+  local ignored
+  ignored=$(sed --quiet 's/^SigIgn:\s*/0x/p' "/proc/$(systemctl show --property=MainPID --value "$1")/status" 2>/dev/null) || return 0
+  ((ignored & 0x4000))
 }
 
 # `base` is a digest of what a unit must be restarted for: packages and configuration. Each unit keeps that of its start, and

@@ -2,8 +2,9 @@
 
 Its heartbeat stops while it drains, and another scheduler would take its tasks for lost and run them again, at its own
 start or at its next look for orphans. So the heartbeat is kept here, as long as the process lives. What it waits for
-is shown by `systemctl status`. Once nothing is left of them it is killed if it does not end: Airflow's handler of the
-signal logs, and waits for itself for ever if that came amid a line of the log.
+is shown by `systemctl status`. One that has not heard its signal is sent it again, until it ignores it, as its
+executor has it do. Once nothing is left of its tasks it is killed if it does not end: Airflow's handler of the signal
+logs, and waits for itself for ever if that came amid a line of the log.
 
 One that a deploy retired, with the file `retired` beside what root noted at its start, has all the time that its tasks
 take. Else, and while the host shuts down, it is killed past a bound. TimeoutStopSec= could not tell these apart, and
@@ -43,16 +44,11 @@ class Scheduler:
 
     Args:
         since: When its process began.
-
-    Attributes:
-        beats: Between how many calls of `keep_alive` it was seen to keep its heartbeat itself.
     """
 
     def __init__(self, since: datetime) -> None:
         """Know it by its start."""
-        self.beats = 0
         self._since = since
-        self._kept: set[datetime] = set()
 
     def keep_alive(self) -> str:
         """Keep its heartbeat, give back what it does not run, and list what it does.
@@ -67,10 +63,7 @@ class Scheduler:
                 return "finds itself not in the database"
             # After what a database that hangs would have held up.
             now = datetime.now(UTC)
-            # Of what was written here, a commit that seemed to fail may be there.
-            self.beats += bool(self._kept) and job.latest_heartbeat not in self._kept
             job.latest_heartbeat = now
-            self._kept.add(now)
             # If the signal came when it had queued a task that no worker had yet, nobody runs that, and nobody else
             # takes it while this heartbeat is kept. A worker that has it after all is refused by the Execution API.
             left = TaskInstance.state == "queued", TaskInstance.queued_dttm < now - timedelta(seconds=SECONDS_QUEUED)
@@ -101,6 +94,18 @@ def shuts_down() -> bool:
     """Tell whether the host shuts down."""
     said = subprocess.run(["/usr/bin/systemctl", "is-system-running"], capture_output=True, text=True, check=False)
     return said.stdout.strip() == "stopping"
+
+
+def has_heard(process: Path) -> bool:
+    """Tell whether a process that was told to end takes nothing new.
+
+    Args:
+        process: Its folder below /proc.
+    """
+    ignored = 0
+    with suppress(OSError):  # it has just ended
+        ignored = int(re.search(r"^SigIgn:\s*(\w+)$", (process / "status").read_text(), re.MULTILINE)[1], 16)
+    return not process.exists() or bool(ignored >> (signal.SIGTERM - 1) & 1)
 
 
 def workers(process: Path) -> list[str]:
@@ -154,17 +159,14 @@ def main(notes: Path, process: Path, bound: float) -> None:
                 last = time.monotonic() + SECONDS_TO_END
             elif time.monotonic() > last:
                 os.kill(int(process.name), signal.SIGKILL)
-        # Python drops what a signal's handler raises amid a fork, as when the scheduler starts its workers. One that
-        # has heard it would lose its tasks by another, so there are two signs: heartbeats, the first of which may have
-        # been on its way, and a worker that waits for tasks, which those are rid of.
-        if scheduler.beats > 1 and "<idle>" in workers(process):
-            print("The scheduler goes on as before: it has missed its signal, which is sent again.", flush=True)
-            os.kill(int(process.name), signal.SIGTERM)
-            scheduler.beats = 0
         for _ in range(SECONDS_BETWEEN_HEARTBEATS * 5):
             if not process.exists():
                 return
             time.sleep(0.2)
+        with suppress(ProcessLookupError):
+            if not has_heard(process):
+                print("The scheduler goes on as before: its signal is sent again.", flush=True)
+                os.kill(int(process.name), signal.SIGTERM)
 
 
 # After a crash there is no process to stay with.
