@@ -120,6 +120,15 @@ BAD_INPUT = {
         {"reverse_proxy_accounts": {"lvao": f"$2a$14${'x' * 53}"}},
         "lvao in reverse_proxy_accounts is not an account",
     ),
+    "all of root's power": ({"airflow_user": "root"}, "airflow_user is 'root': it must be the name of a system user"),
+    "the whole host": (
+        {"airflow_directory": "/opt"},
+        "airflow_directory is '/opt': it must be the path of a folder of its own",
+    ),
+    "a home that units do not see": (
+        {"airflow_home": "/home/airflow"},
+        "airflow_home is '/home/airflow': it must be the path",
+    ),
     "no release": ({"airflow_releases_kept": 0}, "airflow_releases_kept is '0': it must be 1 or more"),
     "drain": (
         {"airflow_scheduler_drain_timeout": -1},
