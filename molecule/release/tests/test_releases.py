@@ -925,10 +925,13 @@ def test_a_library_that_was_upgraded_is_taken_up_by_the_next_deploy(host: Host, 
     library = host.check_output(f"grep --only-matching '/usr/lib.*/libc.so.6$' /proc/{before[0]}/maps | head -n 1")
     # As an upgrade does.
     host.check_output(f"cp --archive {library} {library}.new && mv {library}.new {library}")
+    asks = "env LVAO_SECRETS=$(readlink /opt/airflow/secrets/current) /opt/airflow/current/libexec/succeeds"
+    assert host.run(asks).rc == 0, "a deploy should see that two schedulers can be, before it starts another"
     apply = f"/opt/airflow/current/libexec/apply {COMPONENTS}"
     assert sorted(host.check_output(apply).split()) == sorted(UNITS)
     assert not {*before} & {*processes(host)}
     assert not host.check_output(apply)
+    assert host.run(asks).rc == 1
     assert airflow.finish("sleeper", airflow.trigger("sleeper")) == "success"
 
 
