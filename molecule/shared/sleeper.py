@@ -20,8 +20,8 @@ from airflow.sdk import Connection, Param, dag, get_current_context, task
 def sleeper() -> None:
     """Say so, and sleep."""
 
-    # As a DAG may that comes from elsewhere.
-    @task(task_id="sleep", executor="LocalExecutor")
+    # As a DAG may that comes from elsewhere; or by its short name.
+    @task(task_id="sleep", executor="airflow.executors.local_executor.LocalExecutor")
     def say_and_sleep() -> None:
         params = get_current_context()["params"]
         before = Connection.get(params["connection"]).password if params["connection"] else ""

@@ -82,7 +82,8 @@ def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 SCHEDULER = """
 import signal, time
-from draining_executor import DrainingExecutor
+from airflow.executors import local_executor
+from draining_executor import LocalExecutor
 
 heard = 0
 
@@ -92,17 +93,16 @@ def hear(signum, frame):
     if heard == 2:  # Python has dropped what the first raised
         raise SystemExit
 
-executor = DrainingExecutor(parallelism=1)
-executor.start()
+local_executor.LocalExecutor.end = lambda _executor: time.sleep(2)  # a task goes on for so long
 signal.signal(signal.SIGTERM, hear)
 try:
     print("runs", flush=True)
-    while True:
-        time.sleep(0.1)
+    time.sleep(30)
 finally:
-    executor.end()
-    time.sleep(5)
-    print(f"heard {heard}", flush=True)
+    LocalExecutor(parallelism=1).end()
+    signal.signal(signal.SIGTERM, hear)  # as Airflow does in the end
+    time.sleep(3)
+    print("heard", heard, flush=True)
 """
 
 

@@ -64,10 +64,9 @@ has_heard() {
 
 # `base` is a digest of what a unit must be restarted for: packages and configuration. Each unit keeps that of its start, and
 # a link to its secrets.
-runs_what_is_current() { systemctl is-active --quiet "$1" && has_begun_with "$1" "$current" "$(readlink "$secrets/current")"; }
-
-has_begun_with() { # unit, release, secrets
-  cmp --silent "$2/base" "$notes/$1/base" && [ "$(readlink "$notes/$1/secrets")" = "$3" ] && ! runs_what_was_upgraded "$1"
+runs_what_is_current() {
+  systemctl is-active --quiet "$1" && cmp --silent "$current/base" "$notes/$1/base" && [ "$(readlink "$notes/$1/secrets")" = "$(readlink "$secrets/current")" ] &&
+    ! runs_what_was_upgraded "$1"
 }
 
 # Whether it still runs a library of Debian's that is no longer there. A unit in root's sandbox cannot tell, and has not to.

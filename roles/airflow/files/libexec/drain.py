@@ -139,6 +139,7 @@ def main(notes: Path, process: Path, bound: float) -> None:
     # Its row comes after its start.
     scheduler = Scheduler(datetime.fromtimestamp((notes / "base").stat().st_mtime, tz=UTC) - timedelta(seconds=1))
     deadline = last = math.inf
+    heard = False
     while process.exists():
         if (notes / "retired").exists() and not shuts_down():
             deadline = math.inf
@@ -162,9 +163,11 @@ def main(notes: Path, process: Path, bound: float) -> None:
         for _ in range(SECONDS_BETWEEN_HEARTBEATS * 5):
             if not process.exists():
                 return
+            # In its last moments it no longer ignores the signal.
+            heard = heard or has_heard(process)
             time.sleep(0.2)
         with suppress(ProcessLookupError):
-            if not has_heard(process):
+            if not heard:
                 print("The scheduler goes on as before: its signal is sent again.", flush=True)
                 os.kill(int(process.name), signal.SIGTERM)
 

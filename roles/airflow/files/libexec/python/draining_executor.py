@@ -6,10 +6,10 @@ scheduler goes on as before. A second signal would cost one that has heard the f
 
 import signal
 
-from airflow.executors.local_executor import LocalExecutor
+from airflow.executors import local_executor
 
 
-class DrainingExecutor(LocalExecutor):
+class LocalExecutor(local_executor.LocalExecutor):
     """Airflow's own, whose process ignores SIGTERM once it takes nothing new: drain.py sends it until then."""
 
     def end(self) -> None:
