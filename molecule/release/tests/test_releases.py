@@ -940,6 +940,8 @@ def test_old_releases_environments_and_dumps_are_removed(host: Host) -> None:
     used = {*host.check_output(f"bash -c '{links}'").split()}
     releases = {*host.check_output("ls -d /opt/airflow/releases/*").split()}
     assert used <= releases
+    lived = host.check_output("cut --delimiter=' ' --fields=1 /opt/airflow/history").split()
+    assert {Path(release).name for release in releases} <= {*lived}, "one that was refused takes another's place"
     assert 5 <= len(releases) <= 5 + len(used)
     # No more than what schedulers run from: one may still finish its tasks.
     assert len(host.check_output("ls /opt/airflow/schedulers").split()) <= 2
