@@ -908,6 +908,17 @@ def test_units_that_a_switch_left_unfinished_are_made_good(host: Host) -> None:
         assert host.run("/opt/airflow/current/libexec/switched").rc == expected
 
 
+def test_memory_for_a_second_scheduler_is_also_asked_of_their_slice(host: Host) -> None:
+    ask, slice_ = "/opt/airflow/current/libexec/room", f"{SCHEDULER}.slice"
+    bound, used = (unit_property(host, slice_, name) for name in ("MemoryMax", "MemoryCurrent"))
+    little = int(used) + 100 * 2**20
+    assert int(host.check_output(ask)) > little / 2**20
+    host.check_output(f"systemctl set-property --runtime {slice_} MemoryMax={little}")
+    room = int(host.check_output(ask))
+    host.check_output(f"systemctl set-property --runtime {slice_} MemoryMax={bound}")
+    assert 99 <= room < little / 2**20
+
+
 def test_a_library_that_was_upgraded_is_taken_up_by_the_next_deploy(host: Host, airflow: Airflow) -> None:
     before, release = processes(host), live(host)
     library = host.check_output(f"grep --only-matching '/usr/lib.*/libc.so.6$' /proc/{before[0]}/maps | head -n 1")
@@ -916,6 +927,7 @@ def test_a_library_that_was_upgraded_is_taken_up_by_the_next_deploy(host: Host, 
     ended = deploy()
     assert ended.returncode == 0, ended.stdout
     assert live(host) == release
+    assert "Look how much memory a second scheduler could take" in ended.stdout, "it restarts the scheduler, too"
     assert not {*before} & {*processes(host)}
     apply = f"/opt/airflow/current/libexec/apply {COMPONENTS}"
     assert not host.check_output(apply)
