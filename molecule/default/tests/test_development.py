@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import PROJECT
 
-pytestmark = pytest.mark.any_debian
+pytestmark = pytest.mark.anywhere
 NAME = "lvao-development-test"
 
 
