@@ -215,7 +215,9 @@ def test_a_deploy_waits_for_no_task_and_no_task_or_request_for_it(
     assert airflow.finish("sleeper", run_id) == "success"
     assert_first_try(airflow, run_id, "two")
     # Or what its worker reports would fail the task as soon as it is queued again.
-    reported = f"journalctl --unit={SCHEDULER}-?.service --grep='Received executor event' | grep --fixed-strings {run_id}"
+    reported = (
+        f"journalctl --unit={SCHEDULER}-?.service --grep='Received executor event' | grep --fixed-strings {run_id}"
+    )
     wait_for(lambda: host.run(reported).succeeded, 30, "its worker's report")
     leave_queued(host, run_id, by=long_run)
     assert airflow.finish("sleeper", run_id) == "success", "the new scheduler should run what the old one has left"
