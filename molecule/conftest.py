@@ -27,6 +27,7 @@ PROJECT = Path(__file__).parents[1]
 # How many times longer than usual things may take.
 PATIENCE = int(os.environ.get("LVAO_PATIENCE", "1"))
 ENVIRONMENT = os.environ["LVAO_ENVIRONMENT"]
+EMULATED = ENVIRONMENT == "vagrant" and os.environ.get("LVAO_VM_ACCELERATION") != "kvm"
 SECRETS = PROJECT / ".cache" / ENVIRONMENT
 INVENTORY = os.environ["LVAO_INVENTORY"]
 HEALTHY = dict.fromkeys(("metadatabase", "scheduler", "triggerer", "dag_processor"), "healthy")
@@ -53,8 +54,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip on another Debian, and where the CPU is emulated, what does not depend on it."""
-    is_emulated = ENVIRONMENT == "vagrant" and os.environ.get("LVAO_VM_ACCELERATION") != "kvm"
-    if item.get_closest_marker("anywhere") and (os.environ.get("DEBIAN", "13") != "13" or is_emulated):
+    if item.get_closest_marker("anywhere") and (os.environ.get("DEBIAN", "13") != "13" or EMULATED):
         pytest.skip("the same wherever it runs")
 
 
@@ -197,7 +197,7 @@ def steady_requests(
         began = time.monotonic()
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         try:
-            status = requests.request(method, url, json=body, headers=headers, timeout=300).status_code
+            status = requests.request(method, url, json=body, headers=headers, timeout=300 * PATIENCE).status_code
         except requests.RequestException as error:
             status = repr(error)
         answers.append(Answer(method, status, time.monotonic() - began))
