@@ -19,8 +19,8 @@ def fate(name: str, history: str = HISTORY, **links: str) -> list[str]:
 
 def test_a_release_says_who_deployed_it_last_and_what_came_of_it() -> None:
     assert fate("next", previous="good", current="next") == ["deployed 03:00 by eve lyn", "current"]
-    assert fate("last") == ["deployed 04:00 by ada", "failed, gone back from at 05:00"]
-    assert fate("bad") == ["deployed 02:00 by bob", "failed, gone back from at 02:05"]
+    assert fate("last") == ["deployed 04:00 by ada", "failed, way back at 05:00"]
+    assert fate("bad") == ["deployed 02:00 by bob", "failed, way back at 02:05"]
     assert fate("good", current="good", confirmed="good") == [
         "deployed 01:00 by ada",
         "current, confirmed, back since 02:05",

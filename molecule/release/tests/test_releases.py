@@ -372,7 +372,7 @@ def test_green_but_broken_goes_back_by_itself(host: Host, airflow: Airflow, long
     assert "The DAG log_canary failed: Airflow runs, but its tasks do not." in said(ended)
     assert f"{before} is in service." in said(ended)
     assert live(host) == before
-    assert re.search(r"commit \S+ Airflow [0-9.]+ failed, gone back from at", said(deploy("releases")))
+    assert re.search(r"commit \S+ Airflow [0-9.]+ failed, way back at", said(deploy("releases")))
     assert airflow.call("GET", f"/dags/sleeper/dagRuns/{run_id}/taskInstances/sleep")[1]["state"] == "running"
     wait_for(lambda: airflow.health() == HEALTHY, 60, "health")
     other = airflow.trigger("sleeper")

@@ -33,7 +33,7 @@ def release_lines(releases: Iterable[Mapping[str, str]], history: str, links: Ma
             if not by:
                 fate.append(f"back since {since}")
             elif following and not following[0][2]:
-                fate.append(f"failed, gone back from at {following[0][1]}")
+                fate.append(f"failed, way back at {following[0][1]}")
         elif not fate:
             fate.append("never live")
         facts = [f"{done} {when} by {who}", f"commit {release['commit']}", f"Airflow {release['airflow_version']}"]
