@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,15 @@ from testinfra.host import Host
 # Airflow's webserver is away meanwhile.
 pytestmark = pytest.mark.last
 WEBSERVER, UPSTREAM = "lvao-airflow-webserver", "lvao-test-upstream"
+# More connections than it lets wait.
+CONNECT = """
+import socket, time
+waiting = [socket.socket() for _ in range(200)]
+for one in waiting:
+    one.setblocking(False)
+    one.connect_ex(("127.0.0.1", 8081))
+time.sleep(6)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +75,18 @@ def test_a_large_body_arrives_whole_though_it_is_held(host: Host, url: str) -> N
     host.check_output(f"systemctl restart --no-block {UPSTREAM}")
     wait_for(lambda: unit_property(host, UPSTREAM, "SubState") == "start-pre", 10, "the upstream to be away")
     assert requests.post(f"{url}/", data=body, headers={"Expect": "100-continue"}, timeout=30).content == body
+
+
+def test_a_body_arrives_whole_though_the_upstream_is_busy(host: Host, url: str) -> None:
+    host.check_output(f"systemctl kill --signal=STOP {UPSTREAM}")
+    with ThreadPoolExecutor() as pool:
+        pool.submit(host.check_output, f"python3 -c {shlex.quote(CONNECT)}")
+        time.sleep(1)
+        answer = pool.submit(requests.post, f"{url}/", data="whole", timeout=60)
+        # For longer than Caddy tries by itself: its second try would be without the body.
+        time.sleep(5)
+        host.check_output(f"systemctl kill --signal=CONT {UPSTREAM}")
+        assert answer.result().text == "whole"
 
 
 def test_a_stream_arrives_as_it_is_made_and_outlives_a_reload(host: Host, url: str) -> None:
