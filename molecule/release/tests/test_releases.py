@@ -919,8 +919,10 @@ def test_memory_for_a_second_scheduler_is_also_asked_of_their_slice(host: Host) 
     little = int(used) + 100 * 2**20
     assert int(host.check_output(ask)) > little / 2**20
     host.check_output(f"systemctl set-property --runtime {slice_} MemoryMax={little}")
-    room = int(host.check_output(ask))
-    host.check_output(f"systemctl set-property --runtime {slice_} MemoryMax={bound}")
+    try:
+        room = int(host.check_output(ask))
+    finally:
+        host.check_output(f"systemctl set-property --runtime {slice_} MemoryMax={bound}")
     assert 99 <= room < little / 2**20
 
 
