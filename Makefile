@@ -147,7 +147,7 @@ lint: lock-check ## Check style and syntax
 		grep --quiet "$$(git hash-object $$source) -->" $${source%.dot}.svg || \
 			{ echo "lint: $$source has changed: run 'make picture'" >&2; exit 1; }; \
 	done
-	@bin/workflow-scripts .cache/workflows && shellcheck .cache/workflows/*.sh bin/{plan,release,with-credentials}
+	@bin/workflow-scripts .cache/workflows && shellcheck .cache/workflows/*.sh .ci/run $$(grep --files-with-matches '^#!.*bash' bin/*)
 	@check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
 	@ansible-lint --offline -q
@@ -194,11 +194,15 @@ $(LOCK) $(1) --group dag-tests --constraints $(2)/airflow.txt --output-file $(2)
 endef
 
 .PHONY: lock
-lock: ## Renew the locked packages in requirements/, and what is derived from them
+lock: ## Lock the packages that pyproject.toml names in requirements/, keep the others' versions, and renew what is derived
 	@bin/setup
-	@$(call LOCK_GROUPS,--upgrade,requirements)
+	@$(call LOCK_GROUPS,$(LOCK_OPTIONS),requirements)
 	@bin/setup dags
 	@.venv-airflow/bin/python bin/airflow-settings > roles/airflow/vars/main/settings.yml
+
+.PHONY: upgrade
+upgrade: LOCK_OPTIONS = --upgrade
+upgrade: lock ## The same, with the latest version of each
 
 .PHONY: lock-check
 lock-check: ## Check that requirements/ locks what pyproject.toml asks for

@@ -90,6 +90,11 @@ REFUSED = {
         {"VAULT_PASSWORD": "theirs"},
         f"the secret VAULT_PASSWORD does not open {VAULT}: it is what {KEY} holds",
     ),
+    "no key, in an environment of another name": (
+        {"SSH_PRIVATE_KEY": "", "SECRETS_OF": "preprod-plan"},
+        "the secret SSH_PRIVATE_KEY of the environment 'preprod-plan' is missing: add it in the repository's settings, "
+        "Environments, preprod-plan",
+    ),
     "no environment": ({"ENV": "nope"}, "there is no environment 'nope': ENV is one of development preprod prod"),
 }
 
@@ -174,6 +179,25 @@ def test_a_plan_is_written_and_holds_no_secret(ready: tuple[Path, dict[str, str]
     assert page.startswith("### What this would change on preprod\n\n**It would fail**")
     assert "UNREACHABLE" in page
     assert "secret-of" not in said + page
+
+
+@pytest.mark.parametrize("text", [None, "vault_airflow_secret_key: in-clear\n"])
+def test_a_plan_without_an_encrypted_vault_says_what_to_do(
+    ready: tuple[Path, dict[str, str]], text: str | None
+) -> None:
+    folder, known = ready
+    (folder / VAULT).unlink() if text is None else write(folder / VAULT, text)
+    code, said = run(folder, "bin/with-credentials make plan", known | {"ANSIBLE_VERBOSITY": "0"})
+    assert code == 2, said
+    what = "missing" if text is None else "not encrypted"
+    wanted = f"{VAULT}, which group_vars/preprod/vars.yml takes secrets from, is {what}: run make secrets ENV=preprod."
+    assert wanted in " ".join(said.split())
+    assert "in-clear" not in said
+
+
+def test_a_plan_names_the_environment_that_has_its_secrets() -> None:
+    plan = JOBS["plan/plan"]
+    assert plan["env"] == {"ENV": "preprod", "SECRETS_OF": plan["environment"]}
 
 
 def test_a_plan_during_a_deploy_says_so(ready: tuple[Path, dict[str, str]]) -> None:

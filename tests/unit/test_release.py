@@ -55,9 +55,13 @@ def make(folder: Path, command: str) -> tuple[int, str]:
 
 
 def test_a_version_is_tagged_with_what_it_brings_and_may_be_deployed(project: Path) -> None:
+    # Which is no version, and stands in no version's way.
+    git(project, "tag", "v2-beta")
     code, said = make(project, "release VERSION=1.2.3")
     assert (code, said) == (0, "release: tagged v1.2.3; to deploy it on prod: git push origin v1.2.3\n")
-    assert git(project, "tag", "--list", "--format=%(contents)").strip() == "Version 1.2.3\n\n\n- What it brings."
+    assert (
+        git(project, "tag", "--list", "v1*", "--format=%(contents)").strip() == "Version 1.2.3\n\n\n- What it brings."
+    )
 
     code, said = make(project, "release-check TAG=v1.2.3")
     assert (code, said) == (0, "release: v1.2.3 may be deployed\n")

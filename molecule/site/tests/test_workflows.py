@@ -106,11 +106,13 @@ class Forge:
 
     def _run(self, ref: str, workflow: dict[Any, Any], known: dict[str, str], passed: tuple[str, ...]) -> list[Step]:
         steps: list[Step] = []
+        assert not workflow.keys() - {"name", True, "permissions", "concurrency", "jobs"}
         waiting = dict(workflow["jobs"])
         while waiting:
             # Those that it needs come first, also in our files.
             name = next(name for name, job in waiting.items() if not waiting.keys() & {*self._needs(job)})
             job = waiting.pop(name)
+            assert not job.keys() & {"if", "strategy", "continue-on-error", "container", "services", "defaults"}, name
             if called := job.get("uses"):
                 if called.removeprefix("./") in passed:
                     continue
@@ -155,6 +157,7 @@ class Forge:
                     assert any((clone / step["with"]["path"]).iterdir())
                 else:
                     assert not action, action
+                    assert not step.keys() - {"name", "run", "env"}, step
                     values = job.get("env", {}) | step.get("env", {})
                     values = {key: self._expand(value, known) for key, value in values.items()}
                     ended = self._command(step["run"], clone, ours | values)
@@ -180,8 +183,11 @@ class Forge:
 
     @staticmethod
     def _expand(text: str, known: dict[str, str]) -> str:
-        # An unknown secret is empty, as on GitHub.
-        return re.sub(r"\$\{\{ ([\w.]+) \}\}", lambda found: known.get(found[1], ""), str(text))
+        def value_of(found: re.Match[str]) -> str:
+            # An unknown secret is empty, as on GitHub.
+            return known.get(found[1], "") if found[1].startswith("secrets.") else known[found[1]]
+
+        return re.sub(r"\$\{\{ ([\w.]+) \}\}", value_of, str(text))
 
 
 @pytest.fixture(scope="module")
