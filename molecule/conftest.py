@@ -44,12 +44,13 @@ os.environ |= {"ANSIBLE_FORCE_COLOR": "false", "ANSIBLE_NOCOLOR": "true"}
 def pytest_configure(config: pytest.Config) -> None:
     """Make known what tests are marked with."""
     config.addinivalue_line("markers", "anywhere: the same wherever it runs, and tested in containers of Debian 13")
+    config.addinivalue_line("markers", "first: wants a host as it was set up")
     config.addinivalue_line("markers", "last: takes away what other tests need")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run what takes away something when nobody needs it any more."""
-    items.sort(key=lambda item: item.get_closest_marker("last") is not None)
+    """Run what takes away something when nobody needs it any more, and the other way round."""
+    items.sort(key=lambda item: bool(item.get_closest_marker("last")) - bool(item.get_closest_marker("first")))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -312,6 +313,7 @@ class Airflow:
         self.host = host
         self.password, address = value(host, "[airflow_database_admin_password, airflow_api_host]")
         self.url = f"http://{address}:8080"
+        self.token = ""
 
     def login(self, password: str) -> tuple[int, str]:
         """Ask for a token.
@@ -345,7 +347,14 @@ class Airflow:
         Returns:
             The HTTP status, and the answer.
         """
-        return self._call(method, f"{root}{path}", body, token or self.login(self.password)[1])
+        if token:
+            return self._call(method, f"{root}{path}", body, token)
+        answer = self._call(method, f"{root}{path}", body, self.token)
+        # The first one, and after the keys have changed.
+        if answer[0] in {401, 403}:
+            self.token = self.login(self.password)[1]
+            answer = self._call(method, f"{root}{path}", body, self.token)
+        return answer
 
     def _call(self, method: str, path: str, body: dict[str, Any] | None, token: str) -> tuple[int, Any]:
         command = ["curl", "--silent", "--request", method, "--write-out", "\n%{http_code}"]

@@ -4,9 +4,11 @@ import os
 import re
 import subprocess
 
+import pytest
 from conftest import INVENTORY, PROJECT
 
 
+@pytest.mark.first
 def test_check_mode_finds_nothing_to_change() -> None:
     command = ["ansible-playbook", "-i", INVENTORY, "--limit", os.environ["LVAO_HOSTS"], os.environ["LVAO_CONVERGE"]]
     ended = subprocess.run([*command, "--check"], cwd=PROJECT, text=True, capture_output=True, check=False)
