@@ -11,42 +11,58 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import drain
 import pytest
+from sqlalchemy.sql import ClauseElement
 
-START = datetime(2026, 1, 1, tzinfo=UTC)
+
+class Database:
+    """What a scheduler's row and its tasks are asked for."""
+
+    def __init__(self) -> None:
+        """Know no task."""
+        self.tasks: list[SimpleNamespace] = []
+        self.heartbeats: list[datetime] = []
+
+    def scalars(self, _query: object) -> list[SimpleNamespace]:
+        """List the tasks."""
+        self.found_at = datetime.now(UTC)
+        return self.tasks
+
+    def execute(self, statement: ClauseElement) -> None:
+        """Take a heartbeat."""
+        self.heartbeats.append(statement.compile().params["latest_heartbeat"])
 
 
 @pytest.fixture
-def job(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """The scheduler's row in the database, which runs no task."""
-    row = SimpleNamespace(id=1, latest_heartbeat=START)
-
-    class Found:
-        def first(self) -> SimpleNamespace:
-            row.found_at = datetime.now(UTC)
-            return row
-
-        def __iter__(self) -> Iterator[Any]:
-            return iter(())
+def database(monkeypatch: pytest.MonkeyPatch) -> Database:
+    """A database in which the scheduler runs no task."""
+    made = Database()
 
     @contextmanager
-    def create_session() -> Iterator[SimpleNamespace]:
-        yield SimpleNamespace(scalars=lambda _query: Found(), execute=lambda _statement: None)
+    def create_session() -> Iterator[Database]:
+        yield made
 
     monkeypatch.setattr(drain, "create_session", create_session)
-    return row
+    return made
 
 
-def test_its_heartbeat_is_kept(job: SimpleNamespace) -> None:
-    scheduler = drain.Scheduler(START)
+def test_its_heartbeat_is_kept(database: Database) -> None:
+    scheduler = drain.Scheduler(17)
     for _ in range(3):
-        before = job.latest_heartbeat
         assert scheduler.keep_alive() == "ends"
-        assert job.latest_heartbeat > before
-        assert job.latest_heartbeat > job.found_at, "it should be of the time after a database that hung"
+        assert database.heartbeats[-1] > database.found_at, "it should be of the time after a database that hung"
+    database.tasks = [SimpleNamespace(dag_id="a", task_id=f"t{number}", run_id="manual") for number in range(7)]
+    assert (
+        scheduler.keep_alive()
+        == "waits for 7 task(s): " + ", ".join(f"a.t{number} (manual)" for number in range(5)) + " and 2 more"
+    )
+
+
+def test_one_that_nobody_knows_is_asked_of_no_database(database: Database) -> None:
+    assert drain.Scheduler(None).keep_alive() == "waits for its workers"
+    assert not database.heartbeats
 
 
 @contextmanager
@@ -74,7 +90,7 @@ def test_workers_say_what_they_do(does: str) -> None:
 def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What root noted of a scheduler that a deploy has told to end, which is looked after more often."""
     monkeypatch.setattr(drain, "SECONDS_BETWEEN_HEARTBEATS", 1)
-    monkeypatch.setattr(drain, "say", lambda _status: None)
+    monkeypatch.setattr(drain, "say", lambda _status, _job: None)
     for mark in ("base", "retired"):
         (tmp_path / mark).touch()
     return tmp_path
@@ -82,7 +98,6 @@ def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 SCHEDULER = """
 import signal, time
-from airflow.executors import local_executor
 from draining_executor import LocalExecutor
 
 heard = 0
@@ -93,7 +108,7 @@ def hear(signum, frame):
     if heard == 2:  # Python has dropped what the first raised
         raise SystemExit
 
-local_executor.LocalExecutor.end = lambda _executor: time.sleep(2)  # a task goes on for so long
+LocalExecutor._give_back = lambda _executor: time.sleep(2)  # a task goes on for so long
 signal.signal(signal.SIGTERM, hear)
 try:
     print("runs", flush=True)
@@ -106,7 +121,7 @@ finally:
 """
 
 
-@pytest.mark.usefixtures("job")
+@pytest.mark.usefixtures("database")
 def test_one_that_misses_its_signal_is_sent_it_until_it_has_heard(notes: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(Path(drain.__file__).parent / "python")}
     command = [sys.executable, "-c", SCHEDULER]
@@ -114,24 +129,35 @@ def test_one_that_misses_its_signal_is_sent_it_until_it_has_heard(notes: Path) -
         assert "runs\n" in iter(process.stdout.readline, "")
         of_process = Path("/proc", str(process.pid))
         assert not drain.has_heard(of_process)
-        stays = threading.Thread(target=drain.main, args=(notes, of_process, math.inf))
+        stays = threading.Thread(target=drain.main, args=(drain.Scheduler(17), notes, of_process, math.inf))
         stays.start()
         assert process.stdout.read().splitlines()[-1:] == ["heard 2"], "another would cost it its tasks"
     stays.join()
     assert drain.has_heard(of_process)
 
 
-@pytest.mark.usefixtures("job")
-@pytest.mark.parametrize(
-    ("does", "is_killed"),
-    [("<idle>", True), ("a_dag.a_task (manual 1)", False)],
-)
-def test_one_that_hangs_is_killed_when_nothing_is_left(
-    does: str, is_killed: bool, notes: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch, heard: bool) -> None:
+    """Give a process a second to end, and decide whether it has heard that it is to end."""
     monkeypatch.setattr(drain, "SECONDS_TO_END", 1)
+    monkeypatch.setattr(drain, "has_heard", lambda _process: heard)
+
+
+@pytest.mark.parametrize(
+    ("does", "heard", "is_killed"),
+    [("<idle>", True, True), ("a_dag.a_task (manual 1)", True, False), ("<idle>", False, True)],
+    ids=["nothing", "a task", "what no worker has"],
+)
+@pytest.mark.usefixtures("hasty")
+def test_one_that_hangs_is_killed_when_nothing_is_left(
+    does: str, heard: bool, is_killed: bool, notes: Path, database: Database
+) -> None:
+    # A scheduler that hangs does not give back what it has queued.
+    database.tasks = [] if heard else [SimpleNamespace(dag_id="a", task_id="t", run_id="manual")]
     with process_with_worker(does) as process:
-        stays = threading.Thread(target=drain.main, args=(notes, Path("/proc", str(process.pid)), math.inf))
+        stays = threading.Thread(
+            target=drain.main, args=(drain.Scheduler(17), notes, Path("/proc", str(process.pid)), math.inf)
+        )
         stays.start()
         with suppress(subprocess.TimeoutExpired):
             process.wait(5)

@@ -3,17 +3,32 @@
 set -euo pipefail
 # On a hardened host, who logs in has one that would keep Airflow's user out.
 umask 022
-# One at a time: the host may go back by itself while a deploy still works on it.
-# Root's, or a task could hold it up.
-if [ -z "${LVAO_LOCKED-}" ]; then (umask 077 && : >>/run/lock/lvao-airflow) && LVAO_LOCKED=1 exec flock /run/lock/lvao-airflow "$0" "$@"; fi
+
+# What root notes of each unit that runs. In the unit's own directory, a task could plant links there for root to follow.
+notes=/run/lvao-airflow
+
+# One script at a time: the host may return to another release by itself while a deploy still works on it. The lock is root's, or a
+# task could hold it. Without the lock, nothing goes on.
+hold_the_lock() {
+  local lock=$notes/lock
+  install --directory "$notes"
+  umask 077
+  exec 9>>"$lock"
+  umask 022
+  if ! flock --nonblock 9; then
+    echo "${0##*/} waits for $(cat "$lock")" >&2
+    flock --timeout "${LVAO_LOCK_SECONDS:-600}" 9 || { echo "${0##*/} gives up: $(cat "$lock") still has the host's lock" >&2; exit 1; }
+  fi
+  echo "$0, process $$, since $(date --utc +%FT%TZ)" >"$lock"
+  export LVAO_LOCKED=true
+}
+if [ -z "${LVAO_LOCKED-}" ]; then hold_the_lock; fi
 
 release=$(realpath "$(dirname "${BASH_SOURCE[0]}")/..")
 directory=$(realpath "$release/../..")
 current=$directory/current
 secrets=$directory/secrets
 units=/etc/systemd/system
-# What root notes of each unit that runs. In the unit's own directory, a task could plant links there for root to follow.
-notes=/run/lvao-airflow
 
 # Renamed over what is there: at every moment there is a whole link.
 point() { # link, to what
@@ -37,12 +52,25 @@ has_its_units() {
 
 busy() { [[ $(systemctl show --property=ActiveState --value "$1") == @(active|deactivating) ]]; }
 
+# Whether a scheduler has had a heartbeat: 0 if so, 69 if it has none, 75 if nobody can tell. Its own status names its row in the
+# database's table of jobs; one that has no row long after its start hangs.
+heartbeat() { # unit, seconds
+  local job started
+  job=$(systemctl show --property=StatusText --value "$1" | sed --quiet 's/.*\[job \([0-9]*\)\]$/\1/p')
+  if [ -z "$job" ]; then
+    started=$(systemctl show --property=ActiveEnterTimestampMonotonic --value "$1")
+    awk -v started="$started" -v patience="$(($2 + 300))" '{exit ($1 - started / 1e6 > patience) ? 69 : 75}' /proc/uptime
+    return
+  fi
+  LVAO_PROGRAM=python LVAO_QUIET=true timeout 60 "$release/bin/airflow" "$release/libexec/heartbeat.py" "$job" "$2" >/dev/null 2>&1
+}
+
 # Whether a scheduler that runs has been without a heartbeat: after a database that was away for long, or by a fault, its loop has
 # ended or hangs. It stays for its tasks, and schedules none. Where nobody can tell, it has one.
 stalls() { # unit, seconds
-  local began status=0
-  systemctl is-active --quiet "$1" && began=$(stat --format=%Y "$notes/$1/base" 2>/dev/null) || return
-  LVAO_PROGRAM=python LVAO_QUIET=true "$release/bin/airflow" "$release/libexec/heartbeat.py" "$began" "$2" >/dev/null 2>&1 || status=$?
+  local status=0
+  systemctl is-active --quiet "$1" || return
+  heartbeat "$1" "$2" || status=$?
   [ $status = 69 ]
 }
 

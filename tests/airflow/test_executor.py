@@ -1,0 +1,254 @@
+"""How tasks are handed to workers, and what Airflow's own executor does not do yet."""
+
+import inspect
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+import draining_executor
+import pytest
+from airflow.executors import local_executor
+from airflow.executors.base_executor import BaseExecutor
+from draining_executor import CanaryExecutor, LocalExecutor
+from sqlalchemy.sql import ClauseElement
+
+WORKERS = 2
+
+
+class Workload(NamedTuple):
+    """What a worker is given: as much of it as the executor looks at."""
+
+    key: str
+    does: Callable[[], object] = bool
+    running_state: str | None = None
+    success_state: str = "success"
+    failure_state: str = "failed"
+
+    @property
+    def display_name(self) -> str:
+        """What the worker's title says."""
+        return self.key
+
+
+def fall_over() -> None:
+    """Die like a worker that the kernel kills."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fail() -> None:
+    """Fail with more than a pipe holds."""
+    raise RuntimeError("x" * 2**20)
+
+
+def sleep_a_second() -> None:
+    time.sleep(1)
+
+
+def sleep_for_long() -> None:
+    time.sleep(60)
+
+
+@pytest.fixture
+def given_back(monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
+    """What workers had, each time that the rest was given back."""
+    held: list[set[str]] = []
+
+    def give_back(_executor: LocalExecutor) -> None:
+        workers = [worker for executor in LocalExecutor.started for worker in executor.pool]
+        held.append({worker.workload.key for worker in workers if worker.workload})
+
+    monkeypatch.setattr(LocalExecutor, "_give_back", give_back)
+    return held
+
+
+@pytest.fixture
+def executor(monkeypatch: pytest.MonkeyPatch, given_back: list[set[str]]) -> Iterator[LocalExecutor]:
+    """An executor that is at work."""
+    monkeypatch.setattr(draining_executor, "SECONDS_BETWEEN_LOOKS", 0.05)
+    monkeypatch.setattr(BaseExecutor, "run_workload", staticmethod(lambda workload, **_: workload.does()))
+    monkeypatch.setattr(BaseExecutor, "change_state", change_state)
+    monkeypatch.setattr(BaseExecutor, "fail", lambda self, key: self.change_state(key, "failed"))
+    monkeypatch.setattr(LocalExecutor, "started", [])
+    before = signal.getsignal(signal.SIGTERM)
+    made = LocalExecutor(parallelism=WORKERS)
+    made.start()
+    yield made
+    for worker in made.pool:
+        worker.process.kill()
+    signal.signal(signal.SIGTERM, before)
+
+
+def change_state(self: BaseExecutor, key: str, state: str, info: object = None, remove_running: bool = True) -> None:
+    """Do what Airflow's own does, whatever the key is."""
+    if remove_running:
+        self.running.discard(key)
+    self.event_buffer[key] = state, info
+
+
+def give(executor: LocalExecutor, *given: Workload) -> None:
+    """Queue workloads, as the scheduler does."""
+    for workload in given:
+        executor.queued_tasks[workload.key] = workload
+
+
+def beat(executor: LocalExecutor) -> None:
+    """Have the executor go round once, and hand out what is queued in order."""
+    executor.sync()
+    executor._process_workloads(list(executor.queued_tasks.values())[: executor.parallelism - len(executor.running)])
+    executor.sync()
+
+
+def wait_for(executor: LocalExecutor, *keys: str) -> dict[str, Any]:
+    """Have the executor go round until workloads have ended."""
+    end = time.monotonic() + 20
+    while {*keys} - {*executor.event_buffer} and time.monotonic() < end:
+        beat(executor)
+        time.sleep(0.02)
+    return {key: executor.event_buffer[key][0] for key in keys}
+
+
+def test_no_more_is_handed_out_than_there_are_workers(executor: LocalExecutor) -> None:
+    burst = [Workload(str(number), sleep_a_second) for number in range(5)]
+    give(executor, *burst)
+    began = time.monotonic()
+    for _ in range(3):
+        beat(executor)
+    assert time.monotonic() - began < 1, "it should not wait for a worker"
+    assert executor.running == {"0", "1"}
+    assert list(executor.queued_tasks) == ["2", "3", "4"]
+    assert executor.slots_available <= 0
+    assert set(wait_for(executor, *"01234").values()) == {"success"}
+    assert not executor.running
+    assert executor.slots_available == WORKERS
+
+
+def test_a_result_larger_than_a_pipe_blocks_nobody(executor: LocalExecutor) -> None:
+    give(executor, Workload("large", fail), Workload("other"))
+    assert wait_for(executor, "large", "other") == {"large": "failed", "other": "success"}
+
+
+def test_what_a_worker_dies_of_fails_and_its_slot_is_free_again(executor: LocalExecutor) -> None:
+    give(executor, *[Workload(str(number), fall_over) for number in range(WORKERS)])
+    assert set(wait_for(executor, "0", "1").values()) == {"failed"}
+    give(executor, Workload("next"), Workload("last"))
+    assert set(wait_for(executor, "next", "last").values()) == {"success"}
+    assert len(executor.pool) == WORKERS
+
+
+def test_the_end_waits_for_what_runs_and_gives_back_the_rest(
+    executor: LocalExecutor, given_back: list[set[str]]
+) -> None:
+    give(executor, Workload("runs", sleep_a_second), Workload("fails", fail), Workload("waits"))
+    beat(executor)
+    executor.end()
+    assert {key: state for key, (state, _) in executor.event_buffer.items()} == {"runs": "success", "fails": "failed"}
+    assert "runs" in given_back[0]
+    assert given_back[-1] == set()
+    assert all("waits" not in held for held in given_back)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+
+
+def test_the_end_kills_a_worker_that_has_nothing_to_do_and_stays(
+    executor: LocalExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(draining_executor, "SECONDS_TO_END", 0.2)
+    os.kill(executor.pool[0].process.pid, signal.SIGSTOP)
+    began = time.monotonic()
+    executor.end()
+    assert time.monotonic() - began < 10
+
+
+def test_a_task_that_comes_back_before_its_worker_has_ended_is_still_known(executor: LocalExecutor) -> None:
+    """A trigger may send it back while its first worker still stores its log."""
+    give(executor, Workload("deferred", sleep_a_second))
+    beat(executor)
+    give(executor, Workload("deferred", sleep_for_long))
+    beat(executor)
+    assert wait_for(executor, "deferred") == {"deferred": "success"}
+    assert executor.running == {"deferred"}
+
+
+def test_the_canary_has_a_slot_beside_all_others(executor: LocalExecutor) -> None:
+    canary = CanaryExecutor()
+    give(executor, *[Workload(str(number), sleep_for_long) for number in range(WORKERS)])
+    beat(executor)
+    assert canary.parallelism == canary.slots_available == 1
+    # As the scheduler adds them up.
+    assert WORKERS - sum(each.slots_occupied for each in (executor, canary)) == 1
+    canary.running.add("canary")
+    assert WORKERS - sum(each.slots_occupied for each in (executor, canary)) == 0
+
+
+class Queue:
+    """What upstream puts workloads into."""
+
+    def put(self, _workload: Workload) -> None:
+        """Take it."""
+
+    def empty(self) -> bool:
+        """Tell that nothing is there."""
+        return True
+
+
+def counts_what_it_dispatches() -> bool:
+    """Have Airflow's own executor dispatch one workload, and tell whether it knows that it runs."""
+    upstream = local_executor.LocalExecutor(parallelism=1)
+    upstream.activity_queue = upstream.result_queue = Queue()
+    upstream.workers = {}
+    upstream._unread_messages = local_executor.multiprocessing.Value("I")
+    upstream.queued_tasks = {"one": Workload("one")}
+    upstream._process_workloads([Workload("one")])
+    return bool(upstream.running)
+
+
+@pytest.mark.parametrize(
+    ("arrived", "mends"),
+    [
+        (counts_what_it_dispatches, "apache/airflow#71914: drop what counts in draining_executor.py"),
+        (
+            lambda: "_read_results" in inspect.getsource(local_executor.LocalExecutor._process_workloads),
+            "apache/airflow#70545: drop the pair of queues for each worker in draining_executor.py",
+        ),
+        (
+            lambda: "timeout" in inspect.getsource(local_executor.LocalExecutor.end),
+            "apache/airflow#67881: drop the loop of end() in draining_executor.py",
+        ),
+    ],
+    ids=["71914", "70545", "67881"],
+)
+def test_airflow_does_not_do_it_itself_yet(arrived: Callable[[], bool], mends: str) -> None:
+    assert not arrived(), f"The locked Airflow has {mends}"
+
+
+def test_what_is_given_back_is_what_no_worker_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[tuple[str, dict]] = []
+
+    class Session:
+        def __enter__(self) -> "Session":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def execute(self, statement: ClauseElement) -> None:
+            said.append((str(statement.compile()), statement.compile().params))
+
+    monkeypatch.setattr(draining_executor, "create_session", Session)
+    held, called = uuid4(), uuid4()
+    monkeypatch.setattr(draining_executor, "ExecuteTask", SimpleNamespace)
+    busy = SimpleNamespace(pool=[SimpleNamespace(workload=SimpleNamespace(ti=SimpleNamespace(id=held)))])
+    monkeypatch.setattr(LocalExecutor, "started", [busy])
+    ended = LocalExecutor(parallelism=1)
+    ended.job_id = 17
+    ended.queued_callbacks = {"call": SimpleNamespace(callback=SimpleNamespace(id=str(called)))}
+    ended._give_back()
+    (tasks, of_tasks), (callbacks, of_callbacks) = said
+    assert "task_instance.id NOT IN" in tasks
+    assert (of_tasks["queued_by_job_id_1"], of_tasks["state_1"], of_tasks["id_1"]) == (17, "queued", [held])
+    assert of_tasks["state"] == "scheduled"
+    assert callbacks.startswith("UPDATE callback ")
+    assert (of_callbacks["id_1"], of_callbacks["state"]) == ([called], "pending")
