@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import pytest
 from conftest import (
@@ -51,6 +51,8 @@ VALUES: dict[str, object] = {
     # It bounds a stop, and not what a deploy leaves to finish its tasks.
     "airflow_stop_timeout": "20",
     "airflow_database_dumps_kept": 2,
+    # More than there are slots.
+    "airflow_pools": {"burst": {"slots": 400}},
 }
 
 
@@ -59,7 +61,8 @@ def dags(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Copy the project's DAGs to a folder of our own, with the sleeper, for deploys to take them from."""
     folder = tmp_path_factory.mktemp("source") / "dags"
     shutil.copytree(PROJECT / "dags", folder, ignore=shutil.ignore_patterns("tests", "__pycache__"))
-    shutil.copy(Path(__file__).with_name("sleeper.py"), folder)
+    for dag in ("sleeper", "burst"):
+        shutil.copy(Path(__file__).with_name(f"{dag}.py"), folder)
     VALUES["airflow_dags_source"] = str(folder)
     write_edition(folder, "one")
     return folder
@@ -173,6 +176,53 @@ def steady_runs(airflow: Airflow, every_seconds: float = 15) -> Iterator[list[st
         yield runs
 
 
+HEARTBEATS = """
+SELECT coalesce(json_agg(json_build_object('job', id, 'age', extract(epoch FROM now() - latest_heartbeat), 'running', (
+    SELECT count(*) FROM task_instance WHERE queued_by_job_id = job.id AND state IN ('queued', 'running')))), '[]')
+FROM job WHERE job_type = 'SchedulerJob' AND state = 'running'
+"""
+TRIES = """
+SELECT json_build_object('state', state, 'tries', try_number, 'number', count(*)) FROM task_instance
+WHERE dag_id = 'burst' AND task_id = 'sleep' AND run_id = :'run' GROUP BY state, try_number
+"""
+
+
+def query(host: Host, statement: str, **values: str) -> list[Any]:
+    """Ask the database, and read a value of each row, which is JSON."""
+    values = " ".join(f"--set={name}={value}" for name, value in values.items())
+    psql = f"runuser -u postgres -- psql --quiet --tuples-only --no-align {values} {BUCKET}"
+    return [json.loads(row) for row in host.check_output(f'echo "{statement}" | {psql}').splitlines()]
+
+
+@contextmanager
+def burst(host: Host, airflow: Airflow, tasks: int, seconds: int, lost: int = 0) -> Iterator[None]:
+    """Have many tasks wait for few slots while the block runs, and see then that each has ended well.
+
+    Args:
+        host: Where they run.
+        airflow: Its API.
+        tasks: How many.
+        seconds: How long each sleeps.
+        lost: How many at most had to run twice.
+    """
+    slots = int(run_with_airflow(host, "import os", "os.environ['AIRFLOW__CORE__PARALLELISM']"))
+    seen: list[dict[str, float]] = []
+    with repeated(lambda: seen.extend(*query(host, HEARTBEATS)), 5):
+        run_id = airflow.trigger("burst", {"tasks": tasks, "seconds": seconds})
+        wait_for(lambda: query(host, TRIES, run=run_id) or None, 60, "the burst")
+        yield
+        ended = {"success", "failed"}
+        wait_for(lambda: ended & {airflow.state("burst", run_id)}, 600, "the burst to end")
+    print("the oldest heartbeat:", max(scheduler["age"] for scheduler in seen))
+    assert max(scheduler["running"] for scheduler in seen) <= slots + 1, "the canary has a slot of its own"
+    found = {(row["state"], row["tries"]): row["number"] for row in query(host, TRIES, run=run_id)}
+    again = found.pop(("success", 2), 0)
+    assert again <= lost, "only what a killed scheduler ran runs again"
+    assert found == {("success", 1): tasks - again}
+    # One that was killed has no heartbeat, and nobody keeps it.
+    assert lost or max(scheduler["age"] for scheduler in seen) < 30
+
+
 @pytest.fixture(scope="module")
 def long_run(host: Host, airflow: Airflow, dags: Path) -> Iterator[str]:
     """Deploy the DAGs, start a long task, and see in the end that nothing of what came between has harmed it."""
@@ -192,7 +242,8 @@ def test_a_deploy_waits_for_no_task_and_no_task_or_request_for_it(
     packages.write_text((PROJECT / "requirements/airflow.txt").read_text() + "# changed\n")
     VALUES["airflow_requirements"] = str(shutil.copy(packages, dags.parent))
     before = processes(host)
-    with steady_requests(requests_of_users(host, airflow)) as answers, steady_runs(airflow) as runs:
+    work = burst(host, airflow, 100, 10)
+    with work, steady_requests(requests_of_users(host, airflow)) as answers, steady_runs(airflow) as runs:
         began = time.monotonic()
         ended = deploy()
         print(f"the deploy took {time.monotonic() - began:.0f} s")
@@ -214,34 +265,7 @@ def test_a_deploy_waits_for_no_task_and_no_task_or_request_for_it(
     run_id = airflow.trigger("sleeper")
     assert airflow.finish("sleeper", run_id) == "success"
     assert_first_try(airflow, run_id, "two")
-    # Or what its worker reports would fail the task as soon as it is queued again.
-    reported = (
-        f"journalctl --unit={SCHEDULER}-?.service --grep='Received executor event' | grep --fixed-strings {run_id}"
-    )
-    wait_for(lambda: host.run(reported).succeeded, 30, "its worker's report")
-    leave_queued(host, run_id, by=long_run)
-    assert airflow.finish("sleeper", run_id) == "success", "the new scheduler should run what the old one has left"
     assert_first_try(airflow, short_run, "one")
-
-
-LEAVE_QUEUED = """
-UPDATE task_instance SET state = 'queued', queued_dttm = now() - interval '2 minutes',
-    queued_by_job_id = (SELECT queued_by_job_id FROM task_instance WHERE dag_id = 'sleeper' AND run_id = :'by')
-    WHERE dag_id = 'sleeper' AND run_id = :'run';
-UPDATE dag_run SET state = 'running', end_date = NULL WHERE dag_id = 'sleeper' AND run_id = :'run';
-"""
-
-
-def leave_queued(host: Host, run_id: str, *, by: str) -> None:
-    """Make a run of the sleeper one whose task its scheduler has queued, and was told to stop before a worker had it.
-
-    Args:
-        host: Where the database is.
-        run_id: Of the run.
-        by: Which other run the scheduler has.
-    """
-    psql = f"runuser -u postgres -- psql --quiet --single-transaction --set=run={run_id} --set=by={by} {BUCKET}"
-    host.check_output(f'echo "{LEAVE_QUEUED}" | {psql}')
 
 
 def test_nothing_to_do_changes_nothing(host: Host, long_run: str) -> None:
@@ -450,6 +474,51 @@ def test_a_scheduler_that_ends_in_its_first_round_takes_nobodys_place(host: Host
     wait_for(lambda: airflow.health() == HEALTHY, 60, "health")
 
 
+@contextmanager
+def stopped_at_its_start(host: Host, unit: str) -> Iterator[None]:
+    """Have a unit's next process hang before it is a scheduler, and go on in the end."""
+    directory = f"/run/systemd/system/{unit}.service.d"
+    hang = "[Service]\nExecStartPost=+sh -c 'kill -STOP $MAINPID'"
+    host.check_output(
+        f"mkdir {directory} && printf {shlex.quote(hang)} > {directory}/hang.conf && systemctl daemon-reload"
+    )
+    try:
+        yield
+    finally:
+        host.check_output(f"rm --recursive {directory} && systemctl daemon-reload")
+        host.run(f"kill -CONT {unit_property(host, unit, 'MainPID')}")
+
+
+def test_a_scheduler_that_hangs_at_its_start_takes_nobodys_place_and_no_lock(host: Host, airflow: Airflow) -> None:
+    before = [unit_property(host, SCHEDULER, name) for name in ("Id", "MainPID")]
+    release = f"/opt/airflow/releases/{live(host)}"
+    apply = f"LVAO_START_SECONDS=10 {release}/libexec/apply scheduler"
+    # Beside one that works.
+    second = next(unit for letter in "abc" if f"{(unit := f'{SCHEDULER}-{letter}')}.service" != before[0])
+    notes = f"/run/lvao-airflow/{before[0].removesuffix('.service')}/base"
+    base = host.file(notes).content_string
+    host.check_output(f"echo another > {notes}")
+    with stopped_at_its_start(host, second):
+        refused = host.run(f"timeout 60 {apply}")
+        assert refused.rc == 1
+        assert f"{second} has no heartbeat" in refused.stderr
+        host.check_output("flock --nonblock /run/lvao-airflow/lock true")
+    host.check_output(f"printf %s {shlex.quote(base)} > {notes}")
+    assert [unit_property(host, SCHEDULER, name) for name in ("Id", "MainPID")] == before
+    wait_for(lambda: unit_property(host, second, "ActiveState") == "inactive", 120, "the second scheduler to end")
+    assert airflow.finish("sleeper", airflow.trigger("sleeper")) == "success"
+    # And where there is no other: it goes on by itself once it can.
+    live_unit = before[0].removesuffix(".service")
+    host.check_output(f"systemctl stop {live_unit}")
+    with stopped_at_its_start(host, live_unit):
+        refused = host.run(f"timeout 60 {apply}")
+        assert refused.rc == 1
+        assert f"{live_unit} has no heartbeat" in refused.stderr
+    wait_for(lambda: airflow.health() == HEALTHY, 90, "health")
+    assert airflow.finish("sleeper", airflow.trigger("sleeper")) == "success"
+    assert not host.check_output(apply), "it is the live one"
+
+
 def test_a_handover_that_was_cut_off_is_brought_to_its_end(host: Host) -> None:
     """It is so even where the second scheduler misses its signal."""
     *others, scheduler = processes(host)
@@ -514,6 +583,26 @@ def test_a_scheduler_that_lost_its_database_is_relieved_and_keeps_its_tasks(
     for run_id in kept:
         assert_first_try(airflow, run_id, live_edition(host))
     wait_for(lambda: not host.check_output(DRAINS), 60, "the old schedulers to end")
+
+
+def test_a_scheduler_whose_successor_has_to_wait_is_followed_though_the_caller_is_gone(
+    host: Host, airflow: Airflow, alarm: str, hasty_watchdog: str
+) -> None:
+    run_id = sleep_for(airflow, 1200, alarm)
+    unit, before = unit_property(host, SCHEDULER, "Id"), unit_property(host, SCHEDULER, "MainPID")
+    # As after an upgrade of its libraries.
+    host.check_output(f"echo another > /run/lvao-airflow/{unit.removesuffix('.service')}/base")
+    waits = host.run("LVAO_HANDOVER=false /opt/airflow/current/libexec/apply scheduler")
+    assert waits.rc == os.EX_TEMPFAIL
+    host.check_output(f"touch {alarm}")
+    assert_first_try(airflow, run_id, live_edition(host))
+
+    def is_followed() -> bool:
+        host.check_output(f"systemctl start {hasty_watchdog}")
+        return unit_property(host, SCHEDULER, "MainPID") not in {"0", before}
+
+    wait_for(is_followed, 120, "another scheduler")
+    assert airflow.finish("sleeper", airflow.trigger("sleeper")) == "success"
 
 
 def test_a_scheduler_that_hangs_is_followed_by_another_where_two_cannot_be(
@@ -666,7 +755,8 @@ def test_a_rollback_brings_back_the_configuration_before_and_no_secret(host: Hos
     command = host.file("/usr/local/bin/airflow")
     assert command.contains("Nice=1")
     before = processes(host)
-    ended = deploy("rollback")
+    with burst(host, airflow, 40, 10):
+        ended = deploy("rollback")
     assert ended.returncode == 0, ended.stdout
     assert not host.file(fragment).contains('LVAO_TEST="kill"')
     assert not command.contains("Nice=1")
@@ -677,6 +767,11 @@ def test_a_rollback_brings_back_the_configuration_before_and_no_secret(host: Hos
     assert found.split() == shown
     run_id = airflow.trigger("sleeper")
     assert airflow.finish("sleeper", run_id) == "success"
+
+
+def test_a_scheduler_that_is_killed_loses_what_it_ran_alone(host: Host, airflow: Airflow) -> None:
+    with burst(host, airflow, 40, 10, lost=9):
+        host.check_output(f"sleep 5; systemctl kill --signal=KILL {SCHEDULER}")
 
 
 def test_a_stop_lets_tasks_finish_within_its_bound(host: Host, airflow: Airflow) -> None:

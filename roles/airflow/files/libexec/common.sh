@@ -5,7 +5,7 @@ set -euo pipefail
 umask 022
 
 # What root notes of each unit that runs. In the unit's own directory, a task could plant links there for root to follow.
-notes=/run/lvao-airflow
+notes=${LVAO_NOTES:-/run/lvao-airflow}
 
 # One script at a time: the host may return to another release by itself while a deploy still works on it. The lock is root's, or a
 # task could hold it. Without the lock, nothing goes on.
