@@ -774,6 +774,12 @@ def test_a_scheduler_that_is_killed_loses_what_it_ran_alone(host: Host, airflow:
         host.check_output(f"sleep 5; systemctl kill --signal=KILL {SCHEDULER}")
 
 
+def test_tasks_outlive_an_execution_api_that_is_away(host: Host, airflow: Airflow) -> None:
+    """Some run when it goes, some start while it is away; nobody holds what they ask."""
+    with burst(host, airflow, 24, 5):
+        host.check_output("sleep 5; systemctl stop caddy; sleep 60; systemctl start caddy")
+
+
 def test_a_stop_lets_tasks_finish_within_its_bound(host: Host, airflow: Airflow) -> None:
     short_run = sleep_for(airflow, 10)
     host.check_output(f"systemctl restart {SCHEDULER}")
