@@ -199,6 +199,19 @@ BAD_INPUT = {
         "reverse_proxy_port is '80': it must be a TCP port, and with a reverse_proxy_domain not 80 or 443",
     ),
     "webserver port": ({"airflow_webserver_port": 99999}, "airflow_webserver_port is 99999: it must be a TCP port"),
+    "port of two": (
+        {"airflow_webserver_execution_api_port": 8081},
+        "airflow_webserver_execution_api_port is 8081: it must be a TCP port, and another than airflow_webserver_port",
+    ),
+    "no workers for tasks": (
+        {"airflow_webserver_execution_api_workers": 0},
+        "airflow_webserver_execution_api_workers is 0: it must be 1 or more",
+    ),
+    "no memory for the Execution API": (
+        {"airflow_webserver_execution_api_memory_mb": 0},
+        "airflow_webserver_execution_api_memory_mb is 0: it must be 500 or more",
+    ),
+    "nothing of a log": ({"airflow_webserver_log_mb": 0}, "airflow_webserver_log_mb is 0: it must be 1 or more"),
     "session": (
         {"airflow_webserver_session_max_lifetime_minutes": -1},
         "airflow_webserver_session_max_lifetime_minutes is -1: it must be a number of minutes, or 0",
@@ -210,6 +223,14 @@ BAD_INPUT = {
     "one port twice": (
         {"reverse_proxy_upstream": "127.0.0.1:8080"},
         "8080': it must be an address and a port, such as 127.0.0.1",
+    ),
+    "upstream of tasks": (
+        {"reverse_proxy_execution_upstream": "127.0.0.1:8080"},
+        "reverse_proxy_execution_upstream is '127.0.0.1:8080': it must be an address and a port, such as 127.0.0.1:8082",
+    ),
+    "gate of tasks": (
+        {"reverse_proxy_execution_gate": "open"},
+        "reverse_proxy_execution_gate is 'open': it must be the path of a file",
     ),
     "gate": ({"reverse_proxy_gate": "open"}, "reverse_proxy_gate is 'open': it must be the path of a file"),
     "domain": (
