@@ -6,11 +6,17 @@ scheduler goes on as before. A second signal would cost one that has heard the f
 
 import signal
 
+import task_process
 from airflow.executors import local_executor
 
 
 class LocalExecutor(local_executor.LocalExecutor):
     """Airflow's own, whose process ignores SIGTERM once it takes nothing new: drain.py sends it until then."""
+
+    def start(self) -> None:
+        """Start the workers."""
+        task_process.prepare()
+        super().start()
 
     def end(self) -> None:
         """Finish what runs."""
