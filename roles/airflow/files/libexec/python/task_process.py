@@ -56,14 +56,23 @@ def spellings(secret: str) -> set[str]:
         What to mask. A program's output is masked line by line, so each line of the secret is there as well.
     """
     texts = {secret, *(line for line in secret.splitlines() if len(line) >= SHORTEST_LINE and line[:5] != "-----")}
-    # Twice: JSON that stands in a string of a dictionary's `repr`.
-    for _ in range(2):
-        texts |= {json.dumps(text, ensure_ascii=ascii_only)[1:-1] for text in texts for ascii_only in (True, False)}
-        # With a double quote in it, `repr` escapes single quotes.
-        texts |= {form for text in texts for form in (repr(text)[1:-1], repr('"' + text)[2:-1])}
-    texts |= {re.sub(r'(["\\$`])', r"\\\1", text) for text in texts}
-    texts |= {form for text in texts if "'" in text for form in (text.replace("'", r"'\''"), shlex.quote(text)[1:-1])}
-    return texts | {quote(secret), quote(secret, safe=""), quote_plus(secret)}
+    texts |= {form for text in texts for form in _in_json(text)}  # a connection
+    found = texts | {form for text in texts for form in _in_json(text)}
+    # With a double quote in it, `repr` escapes single quotes.
+    found |= {form for text in texts for form in (repr(text)[1:-1], repr('"' + text)[2:-1])}
+    found |= {re.sub(r'(["\\$`])', r"\\\1", text) for text in texts}
+    found |= {form for text in texts if "'" in text for form in (text.replace("'", r"'\''"), shlex.quote(text)[1:-1])}
+    # As a shell without a locale shows what is not ASCII.
+    found |= {re.sub(r"[^ -~]", _in_octal, re.sub(r"(['\\])", r"\\\1", text)) for text in texts}
+    return found | {quote(secret), quote(secret, safe=""), quote_plus(secret)}
+
+
+def _in_json(text: str) -> list[str]:
+    return [json.dumps(text, ensure_ascii=ascii_only)[1:-1] for ascii_only in (True, False)]
+
+
+def _in_octal(character: re.Match[str]) -> str:
+    return "".join(f"\\{byte:03o}" for byte in character[0].encode())
 
 
 def secrets_in(
