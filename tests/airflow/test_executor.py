@@ -73,6 +73,7 @@ def executor(monkeypatch: pytest.MonkeyPatch, given_back: list[set[str]]) -> Ite
     monkeypatch.setattr(BaseExecutor, "change_state", change_state)
     monkeypatch.setattr(BaseExecutor, "fail", lambda self, key: self.change_state(key, "failed"))
     monkeypatch.setattr(LocalExecutor, "started", [])
+    monkeypatch.setattr(draining_executor.task_process, "prepare", lambda: None)
     before = signal.getsignal(signal.SIGTERM)
     made = LocalExecutor(parallelism=WORKERS)
     made.start()

@@ -182,6 +182,31 @@ def glutton() -> None:
     eat()
 
 
+@dag(schedule=None, start_date=datetime(2026, 1, 1), is_paused_upon_creation=False)
+def careless() -> None:
+    """Log what should be secret, and crash."""
+
+    @task(task_id="show")
+    def show() -> None:
+        print(dict(os.environ))
+        # Its own, and those of all processes that let it read theirs.
+        shown = subprocess.run(
+            ["/bin/bash", "-c", "env; export -p; cat /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n'"],
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        print(shown.stdout)
+
+    @task(task_id="crash")
+    def crash() -> None:
+        ctypes.string_at(1)
+
+    show()
+    crash()
+
+
 ALL = {"forbidden": FORBIDDEN, "ordinary": ORDINARY}
 sandbox()
 glutton()
+careless()

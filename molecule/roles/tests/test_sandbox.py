@@ -1,9 +1,12 @@
 """What tasks may do, and what they may not."""
 
+import json
+import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import pytest
 from conftest import Airflow, assert_that_it_is_sandboxed, journal, unit_property, wait_for
@@ -71,6 +74,19 @@ def _dags(host: Host) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
+def careless(airflow: Airflow) -> dict[str, dict[str, Any]]:
+    """The tasks of the DAG that logs its environment, and crashes; each with its log."""
+    run_id = airflow.trigger("careless")
+    airflow.finish("careless", run_id)
+    path = f"/dags/careless/dagRuns/{run_id}/taskInstances"
+    tasks = {task["task_id"]: task for task in airflow.call("GET", path)[1]["task_instances"]}
+    for task_id, task in tasks.items():
+        lines = airflow.call("GET", f"{path}/{task_id}/logs/1")[1]["content"]
+        task["log"] = "\n".join(str(line.get("event", line)) for line in lines)
+    return tasks
+
+
+@pytest.fixture(scope="module")
 def tried(host: Host, airflow: Airflow) -> dict[str, Any]:
     """What became of all that a task tried."""
     run_id = airflow.trigger("sandbox")
@@ -107,6 +123,33 @@ def test_what_a_task_leaves_at_home_keeps_nothing_from_the_database_and_the_logs
         host.check_output('LVAO_PROGRAM=python airflow -c \'import boto3; boto3.client("s3", region_name="x")\'')
     finally:
         host.check_output("rm -r /var/lib/airflow/state/.postgresql /var/lib/airflow/state/.aws")
+
+
+def test_a_task_that_shows_the_environment_of_each_process_shows_no_secret(
+    host: Host, careless: dict[str, dict[str, Any]]
+) -> None:
+    fragments = host.check_output(
+        "cat /opt/airflow/secrets/current/api-auth.env /opt/airflow/secrets/current/env.d/*.env"
+    )
+    secrets = {
+        name: re.sub(r"\\(.)", r"\1", value) for name, value in re.findall(r'^(\w+)="(.*)"$', fragments, re.MULTILINE)
+    }
+    secrets["the key of the bucket"] = json.loads(secrets.pop("AIRFLOW_CONN_S3LOGS"))["password"]
+    secrets["the password of the database"] = unquote(urlsplit(secrets["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]).password)
+    assert len(secrets) == 6
+    log = careless["show"]["log"]
+    assert careless["show"]["state"] == "success"
+    assert "AIRFLOW_CONN_S3LOGS=" in log
+    written = host.check_output(f"journalctl --no-pager --output=cat --since=-15min --unit='{UNIT}*'")
+    assert [name for name, secret in secrets.items() if secret in log or secret in written] == []
+
+
+def test_a_task_that_crashes_ends_at_once_and_says_where(careless: dict[str, dict[str, Any]]) -> None:
+    task = careless["crash"]
+    assert task["state"] == "failed"
+    assert task["duration"] < 30
+    assert "Segmentation fault" in task["log"]
+    assert re.search(r'sandbox\.py", line \d+ in crash', task["log"])
 
 
 def test_what_a_task_may_write_to_is_named(host: Host, tried: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ from multiprocessing import SimpleQueue
 from typing import TYPE_CHECKING, ClassVar
 from uuid import UUID
 
+import task_process
 from airflow.executors import local_executor
 from airflow.executors.base_executor import PARALLELISM
 from airflow.executors.workloads import ExecuteTask, ExecutorWorkload
@@ -67,6 +68,8 @@ class LocalExecutor(local_executor.LocalExecutor):
 
     def start(self) -> None:
         """Start the workers, and say which scheduler this is."""
+        if not LocalExecutor.started:
+            task_process.prepare()
         LocalExecutor.started.append(self)
         self._check_workers()
         say("schedules", self.job_id)
@@ -128,6 +131,11 @@ class LocalExecutor(local_executor.LocalExecutor):
         )
         process.start()
         self.pool.append(Worker(process, inbox, outbox))
+
+    def start(self) -> None:
+        """Start the workers."""
+        task_process.prepare()
+        super().start()
 
     def end(self) -> None:
         """Finish what runs, and give back what no worker has.
