@@ -20,7 +20,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.exc import OperationalError, PendingRollbackError
 
 BUNDLE = "dags-folder"
-# Its start date varies, which Airflow warns of, and it cannot be serialized: the warning is about a DAG that is not there.
+# Its start date varies, and it cannot be serialized: Airflow's warning is about a DAG that is not in the database.
 ODD = """
 import pendulum
 from airflow.sdk import DAG

@@ -125,7 +125,8 @@ def test_what_would_end_the_dag_processor_is_an_error_too(check: Check) -> None:
             "long.py": "with DAG('l', schedule=None, dag_display_name='x' * 2001):\n    pass\n",
             "large.py": "with DAG('i', schedule=None, max_active_tasks=2**31):\n    pass\n",
             "raises.py": "raise ValueError('a\\0b')\n",
-            "fits.py": "with DAG('f', schedule=None, dag_display_name='x' * 2000, max_active_tasks=2**31 - 1):\n    pass\n",
+            "fits.py": "with DAG('f', schedule=None, dag_display_name='x' * 2000, max_active_tasks=2**31 - 1):\n"
+            "    pass\n",
         }
     )
     refused = "the database does not take the DAG"

@@ -3,7 +3,7 @@
 - Airflow writes its log to standard output, warnings too, amid what `-o json` prints (apache/airflow#66139, which is
   about that; apache/airflow#68598 left out what structlog writes itself). Here the log goes to standard error. Once
   Airflow does so, the test `test_airflow_still_logs_to_standard_output` fails, and `import_airflow` can go.
-- `/dev/stdin` and `/dev/stdout`, alone or with a file's name behind, are what airflow_as_caller.py makes of the
+- `/dev/stdin` and `/dev/stdout`, alone or with a file's name behind, are what the program `airflow` makes of the
   caller's files. Airflow opens files by their names, and wants to know their formats by these: it gets files of its
   own in the sandbox's /tmp.
 
@@ -18,9 +18,10 @@ import tempfile
 import warnings
 from collections.abc import Callable
 from contextlib import redirect_stdout
+from importlib import import_module
 from pathlib import Path
 
-# What is no news to an operator, who cannot change it: the first comes with `airflow dags`, the second with `airflow users`.
+# No news to an operator, who cannot change it: the first comes with `airflow dags`, the second with `airflow users`.
 KNOWN_WARNINGS = ("Could not import graphviz", "Using `httpx` with `starlette.testclient`")
 
 
@@ -34,8 +35,8 @@ def import_airflow() -> Callable[[], None]:
         warnings.filterwarnings("ignore", message=re.escape(message))
     # A logger keeps what standard output is when it is made.
     with redirect_stdout(sys.stderr):
-        import structlog
-        from airflow.__main__ import main
+        main = import_module("airflow.__main__").main
+    structlog = import_module("structlog")
     make_logger = structlog.get_config()["logger_factory"]
 
     def on_standard_error(*arguments: object) -> object:

@@ -160,7 +160,7 @@ def refusals(dag: LazyDeserializedDAG) -> Iterator[str]:
     """Yield what the database would not take of a DAG that can be serialized."""
     for text in texts(dag.data):
         if "\0" in text or re.search("[\ud800-\udfff]", text):
-            yield f"{ascii(text)} has a NUL or a half of a surrogate pair"
+            yield f"{text!a} has a NUL or a half of a surrogate pair"
     values = dag.data["dag"] | {"owners": dag.owner}
     for column in DagModel.__table__.c:
         value, limit = values.get(column.name), getattr(column.type, "length", None)
