@@ -59,9 +59,7 @@ def main() -> None:
     print(findings(check.returncode, facts, faults))
     if number := restarts():
         times = "once" if number == 1 else f"{number} times"
-        print(
-            f"The DAG processor ended by itself {times} in 15 minutes: journalctl -u lvao-airflow-dag-processor says why."
-        )
+        print(f"The DAG processor ended by itself {times} in 15 minutes: journalctl -u lvao-airflow-dag-processor.")
 
 
 if __name__ == "__main__":
