@@ -32,9 +32,8 @@ dev: ## Run Airflow, its database and its object store on this machine, with you
 	@ansible-playbook -i inventories/development playbooks/development.yml
 
 .PHONY: dags
-dags: ## List the DAGs of the running development environment, and what fails to import
-	@docker exec $(CONTAINER) airflow dags list
-	@docker exec $(CONTAINER) airflow dags list-import-errors
+dags: ## List the DAGs of the running development environment, and what is wrong with them
+	@docker exec $(CONTAINER) python3 -I /opt/airflow/current/libexec/show_dags.py
 
 .PHONY: logs
 logs: ## Follow the logs of its units

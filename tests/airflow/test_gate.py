@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -110,6 +111,32 @@ def test_what_the_dag_processor_refuses_later_is_an_error_too(check: Check) -> N
         ["dags/executor.py", "UnknownExecutorException"],
         ["dags/orm.py:3", "RuntimeError"],
         ["dags/serialized.py", "airflow.exceptions.SerializationError"],
+    ]
+
+
+def test_what_would_end_the_dag_processor_is_an_error_too(check: Check) -> None:
+    odd = "from airflow.timetables.simple import NullTimetable\nclass Odd(NullTimetable):\n    pass\n"
+    faults = check(
+        {
+            # Airflow warns of a start date that varies: here, about a DAG that never gets into the database.
+            "now.py": f"import pendulum\n{odd}with DAG('n', schedule=Odd(), start_date=pendulum.now()):\n    pass\n",
+            "nul.py": "with DAG('u', schedule=None, description='a\\0b'):\n    pass\n",
+            "half.py": "with DAG('h', schedule=None, params={'a\\udcff': 1}):\n    pass\n",
+            "long.py": "with DAG('l', schedule=None, dag_display_name='x' * 2001):\n    pass\n",
+            "large.py": "with DAG('i', schedule=None, max_active_tasks=2**31):\n    pass\n",
+            "raises.py": "raise ValueError('a\\0b')\n",
+            "fits.py": "with DAG('f', schedule=None, dag_display_name='x' * 2000, max_active_tasks=2**31 - 1):\n"
+            "    pass\n",
+        }
+    )
+    refused = "the database does not take the DAG"
+    assert [re.sub("'n': .*", "'n': …", fault) for fault in faults] == [
+        f"dags/half.py: {refused} h: 'a\\udcff' has a NUL or a half of a surrogate pair",
+        f"dags/large.py: {refused} i: max_active_tasks is 2147483648, and 2147483647 is the largest number",
+        f"dags/long.py: {refused} l: dag_display_name has 2001 characters, and 2000 is the most",
+        "dags/now.py: airflow.exceptions.SerializationError: Failed to serialize DAG 'n': …",
+        f"dags/nul.py: {refused} u: 'a\\x00b' has a NUL or a half of a surrogate pair",
+        "dags/raises.py:2: ValueError: a\x00b",
     ]
 
 

@@ -752,7 +752,7 @@ def assert_lost(host: Host, airflow: Airflow, run_id: str) -> None:
 def test_a_rollback_brings_back_the_configuration_before_and_no_secret(host: Host, airflow: Airflow) -> None:
     fragment = "/etc/airflow/env.d/90-extra.env"
     assert host.file(fragment).contains('LVAO_TEST="kill"')
-    command = host.file("/usr/local/bin/airflow")
+    command = host.file("/opt/airflow/current/bin/airflow-sandboxed")
     assert command.contains("Nice=1")
     before = processes(host)
     with burst(host, airflow, 40, 10):

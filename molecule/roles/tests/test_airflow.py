@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import secrets
+import shlex
 import zipfile
 from pathlib import Path
 
@@ -49,11 +50,64 @@ def test_who_is_in_the_group_may_run_the_command_and_nothing_else(host: Host) ->
     assert host.run("runuser -u member -- sudo --non-interactive true").failed
     # A variable that only root may set.
     assert "invalid choice" in host.run("runuser -u member -- env LVAO_PROGRAM=python airflow -c 1").stderr
-    assert host.run("runuser -u member -- sudo --non-interactive LVAO_PROGRAM=python airflow -c 1").failed
+    sandboxed = f"{CURRENT}/bin/airflow-sandboxed"
+    assert host.run(f"runuser -u member -- sudo --non-interactive LVAO_PROGRAM=python {sandboxed} -c 1").failed
+    # As root, it would open any file.
+    assert host.run("runuser -u member -- sudo --non-interactive airflow variables import /etc/shadow").failed
     said = host.check_output("journalctl --no-pager --output=cat --identifier=sudo")
     assert "member : " in said
-    assert f"COMMAND=/usr/local/bin/{ask}" in said
+    assert f"COMMAND={sandboxed} {ask.removeprefix('airflow ')}" in said
     host.check_output("userdel member && userdel stranger")
+
+
+@pytest.mark.parametrize("caller", ["root", "member"])
+def test_files_come_and_go_with_the_callers_rights(host: Host, caller: str) -> None:
+    host.check_output("useradd --create-home --groups lvao-airflow member")
+    home = "/root" if caller == "root" else "/home/member"
+    # Given to the shell by its standard input, so that no secret is an argument.
+    steps = f"""set -eu; cd {home}
+echo '{{"shop": "bicycle"}}' > vars.json
+airflow variables import vars.json
+echo 'shop: scooter' | airflow variables import -
+airflow variables export ~/out.json
+stat --format='%U %a' out.json
+cat out.json | tr -d '\n'
+rm out.json vars.json
+airflow variables delete shop >&2
+! airflow variables import none.json
+"""
+    ended = host.run(f"runuser -u {caller} -- bash -c {shlex.quote(steps)}")
+    host.check_output("userdel --remove member")
+    assert ended.rc == 0, ended.stderr
+    assert ended.stdout.splitlines()[-2:] == [f"{caller} 600", '{    "shop": "scooter"}']
+    assert "none.json: No such file or directory" in ended.stderr
+
+
+def test_a_members_files_are_opened_before_root_comes(host: Host) -> None:
+    host.check_output("useradd --groups lvao-airflow member")
+    commands = ["variables import /etc/shadow", "variables export /etc/lvao-test", "users import /root/.bashrc"]
+    refused = [host.run(f"runuser -u member -- airflow {command}") for command in commands]
+    host.check_output("userdel member")
+    assert all(ended.rc == 1 and "Permission denied" in ended.stderr for ended in refused)
+    assert not host.file("/etc/lvao-test").exists
+
+
+def test_a_program_can_read_what_the_command_prints(host: Host) -> None:
+    for command in (
+        "dags list",
+        "dags list-import-errors",
+        "connections list",
+        "pools list",
+        "users list",
+        "roles list",
+    ):
+        assert isinstance(json.loads(host.check_output(f"airflow {command} -o json")), list)
+
+
+def test_airflow_has_no_other_home(host: Host) -> None:
+    found = host.check_output("find / -xdev -path /var/lib/docker -prune -o -path '*/airflow/logs' -print")
+    assert found.split() == ["/var/lib/airflow/logs"]
+    assert not host.file("/root/airflow").exists
 
 
 def test_a_terminal_reaches_the_command(host: Host) -> None:

@@ -1,5 +1,7 @@
 """Airflow's scheduler, which runs the tasks, its DAG processor and its triggerer."""
 
+import shlex
+
 import pytest
 from conftest import HEALTHY, Airflow, assert_that_it_keeps_running, journal, unit_property, wait_for
 from testinfra.host import Host
@@ -60,3 +62,37 @@ def test_one_that_misses_its_signal_does_not_hold_up_a_deploy(host: Host) -> Non
     host.check_output(f"rm --recursive {drop_in} && systemctl daemon-reload")
     assert ended.rc == 0
     assert unit_property(host, unit, "MainPID") not in {"0", before}
+
+
+# Its start date varies, and it cannot be serialized: Airflow's own DAG processor ends for it, each time it starts.
+ODD = """import pendulum
+from airflow.sdk import DAG
+from airflow.timetables.simple import NullTimetable
+
+
+class Odd(NullTimetable):
+    pass
+
+
+with DAG("odd", schedule=Odd(), start_date=pendulum.now()):
+    pass
+"""
+LATER = "from airflow.sdk import DAG\n\nwith DAG('later', schedule=None):\n    pass\n"
+
+
+def test_a_dag_that_the_database_does_not_take_is_shown_and_keeps_no_other_out(host: Host) -> None:
+    unit, dags = "lvao-airflow-dag-processor", "/opt/airflow/current/dags"
+    before = unit_property(host, unit, "MainPID")
+    for name, source in (("odd", ODD), ("later", LATER)):
+        host.check_output(f"printf %s {shlex.quote(source)} > {dags}/{name}.py")
+    try:
+        wait_for(
+            lambda: "odd.py" in host.check_output("airflow dags list-import-errors -o json"), 120, "its import error"
+        )
+        wait_for(lambda: '"later"' in host.check_output("airflow dags list -o json"), 60, "the other DAG")
+        shown = host.check_output("python3 -I /opt/airflow/current/libexec/show_dags.py")
+    finally:
+        host.check_output(f"rm {dags}/odd.py {dags}/later.py")
+    assert "later" in shown
+    assert "dags/odd.py: airflow.exceptions.SerializationError: Failed to serialize DAG 'odd'" in shown
+    assert unit_property(host, unit, "MainPID") == before

@@ -5,10 +5,15 @@ is read here gives the file another name, too.
 """
 
 import json
+import os
 import sys
+import tempfile
 from pathlib import Path
 
 if not Path(sys.prefix, "schema_heads.json").exists():
+    # Airflow makes its home directory when it is imported: without this, /root/airflow.
+    home = tempfile.TemporaryDirectory()
+    os.environ["AIRFLOW_HOME"] = home.name
     import airflow
     from airflow.providers.fab import migrations as fab_migrations
     from alembic.script import ScriptDirectory

@@ -10,7 +10,7 @@ import sys
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
@@ -23,18 +23,22 @@ from airflow.configuration import conf
 from airflow.dag_processing.processor import DagFileParseRequest, _parse_file
 from airflow.models.connection import Connection as ConnectionModel
 from airflow.models.crypto import get_fernet
+from airflow.models.dag import DagModel
 from airflow.models.variable import Variable
 from airflow.sdk.exceptions import ErrorType
 from airflow.sdk.execution_time import comms, task_runner
 from airflow.sdk.execution_time.supervisor import block_orm_access
 from airflow.sdk.log import redact
+from airflow.serialization.serialized_objects import LazyDeserializedDAG
 from airflow.utils.file import list_py_file_paths, might_contain_dag
 from pydantic import BaseModel
-from sqlalchemy import Column, ColumnElement, Engine, create_engine, select
+from sqlalchemy import Column, ColumnElement, Engine, Integer, String, create_engine, select
 from sqlalchemy.pool import NullPool
 
 # The bundle that Airflow makes of its DAGs folder.
 BUNDLE = "dags-folder"
+# Of an integer in PostgreSQL.
+LARGEST_INTEGER = 2**31 - 1
 # One for each 2 GiB of the host's memory, of which the command that runs them may take a quarter.
 PROCESSES = max(1, min(os.cpu_count() or 1, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**31))
 
@@ -152,13 +156,41 @@ def explain(file: str, error: str, dags: Path) -> tuple[str, str]:
     return place, error
 
 
+def refusals(dag: LazyDeserializedDAG) -> Iterator[str]:
+    """Yield what the database would not take of a DAG that can be serialized."""
+    for text in texts(dag.data):
+        if "\0" in text or re.search("[\ud800-\udfff]", text):
+            yield f"{text!a} has a NUL or a half of a surrogate pair"
+    values = dag.data["dag"] | {"owners": dag.owner}
+    for column in DagModel.__table__.c:
+        value, limit = values.get(column.name), getattr(column.type, "length", None)
+        if isinstance(column.type, Integer) and isinstance(value, int) and abs(value) > LARGEST_INTEGER:
+            yield f"{column.name} is {value}, and {LARGEST_INTEGER} is the largest number"
+        elif isinstance(column.type, String) and isinstance(value, str) and limit and len(value) > limit:
+            yield f"{column.name} has {len(value)} characters, and {limit} is the most"
+
+
+def texts(value: object) -> Iterator[str]:
+    """Yield the strings of what was serialized, names too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from texts([*value.items()])
+    elif isinstance(value, list | tuple | set):
+        for item in value:
+            yield from texts(item)
+
+
 def parse(file: str, dags: Path) -> Outcome:
     """Import a DAG file in this process, and serialize its DAGs."""
     request = DagFileParseRequest(file=file, bundle_path=dags, bundle_name=BUNDLE)
     name = str(Path(file).relative_to(dags))
     try:
         result = _parse_file(request, structlog.get_logger())
-        ids, errors = [dag.dag_id for dag in result.serialized_dags], result.import_errors or {}
+        ids, errors = [dag.dag_id for dag in result.serialized_dags], dict(result.import_errors or {})
+        for dag in result.serialized_dags:
+            for refusal in refusals(dag):
+                errors.setdefault(name, f"the database does not take the DAG {dag.dag_id}: {refusal}")
     except BaseException:
         ids, errors = [], {name: traceback.format_exc()}
     explained = [explain(os.path.relpath(dags / path, dags), error, dags) for path, error in errors.items()]

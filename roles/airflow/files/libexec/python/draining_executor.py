@@ -132,11 +132,6 @@ class LocalExecutor(local_executor.LocalExecutor):
         process.start()
         self.pool.append(Worker(process, inbox, outbox))
 
-    def start(self) -> None:
-        """Start the workers."""
-        task_process.prepare()
-        super().start()
-
     def end(self) -> None:
         """Finish what runs, and give back what no worker has.
 
