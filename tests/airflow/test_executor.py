@@ -62,6 +62,7 @@ def given_back(monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
         held.append({worker.workload.key for worker in workers if worker.workload})
 
     monkeypatch.setattr(LocalExecutor, "_give_back", give_back)
+    monkeypatch.setattr(LocalExecutor, "_keep_alive", lambda _executor: None)
     return held
 
 

@@ -12,20 +12,20 @@ import pytest
 import settle
 
 SHOWN = """\
-Id=lvao-airflow-scheduler-a.service
 StatusText=waits for 1 task(s): a.b ([job 3]) [job 17]
+Id=lvao-airflow-scheduler-a.service
 
 Id=lvao-airflow-scheduler-b.service
-StatusText=
+StatusText=schedules [job 18]
 
-Id=lvao-airflow-scheduler-c.service
 StatusText=ends
+Id=lvao-airflow-scheduler-c.service
 """
 
 
 def test_a_status_names_its_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lvao_notify.subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=SHOWN))
-    assert [lvao_notify.job_of(f"lvao-airflow-scheduler-{slot}") for slot in "abcd"] == [17, None, None, None]
+    assert [lvao_notify.job_of(f"lvao-airflow-scheduler-{slot}") for slot in "abcd"] == [17, 18, None, None]
 
 
 def test_a_database_that_does_not_answer_is_no_scheduler_without_a_heartbeat() -> None:

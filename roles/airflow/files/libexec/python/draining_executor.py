@@ -16,6 +16,7 @@ import multiprocessing
 import signal
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from multiprocessing import SimpleQueue
 from typing import TYPE_CHECKING, ClassVar
 from uuid import UUID
@@ -24,6 +25,7 @@ import task_process
 from airflow.executors import local_executor
 from airflow.executors.base_executor import PARALLELISM
 from airflow.executors.workloads import ExecuteTask, ExecutorWorkload
+from airflow.jobs.job import Job
 from airflow.models.callback import Callback
 from airflow.models.taskinstance import TaskInstance
 from airflow.utils.session import create_session
@@ -35,7 +37,7 @@ from sqlalchemy.exc import SQLAlchemyError
 if TYPE_CHECKING:
     from airflow.executors.workloads.types import WorkloadKey, WorkloadResultType
 
-SECONDS_BETWEEN_LOOKS = 1
+SECONDS_BETWEEN_LOOKS = 2
 # A worker without work ends at once when it is told to.
 SECONDS_TO_END = 10
 
@@ -147,6 +149,7 @@ class LocalExecutor(local_executor.LocalExecutor):
             self._read_results()
             self._bury()
             self._give_back()
+            self._keep_alive()
             if any(worker.workload for worker in self.pool):
                 last = time.monotonic() + SECONDS_TO_END
             elif time.monotonic() > last:
@@ -190,6 +193,14 @@ class LocalExecutor(local_executor.LocalExecutor):
         except SQLAlchemyError as error:
             # It is asked again, and settle.py does it in the end.
             self.log.warning("Cannot give back what no worker has: %s", type(error).__name__)
+
+    def _keep_alive(self) -> None:
+        """Keep the scheduler's heartbeat, which nobody else does before drain.py has started."""
+        try:
+            with create_session() as session:
+                session.execute(update(Job).where(Job.id == self.job_id).values(latest_heartbeat=datetime.now(UTC)))
+        except SQLAlchemyError as error:
+            self.log.warning("Cannot keep the heartbeat: %s", type(error).__name__)
 
 
 class CanaryExecutor(LocalExecutor):

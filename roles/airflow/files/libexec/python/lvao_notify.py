@@ -36,5 +36,10 @@ def job_of(unit: str) -> int | None:
         text=True,
         check=False,
     )
-    named = re.search(rf"^Id={unit}\.service\nStatusText=.*\[job (\d+)\]$", shown.stdout, re.MULTILINE)
-    return int(named[1]) if named else None
+    for block in shown.stdout.split("\n\n"):
+        # systemd has an order of its own for them.
+        properties = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+        named = re.search(r"\[job (\d+)\]$", properties.get("StatusText", ""))
+        if properties.get("Id") == f"{unit}.service" and named:
+            return int(named[1])
+    return None
