@@ -34,7 +34,7 @@ from conftest import (
 from testinfra.host import Host
 
 HOSTS = os.environ["LVAO_HOSTS"]
-UNITS = [f"lvao-airflow-{name}" for name in ("webserver", "dag-processor", "triggerer", "scheduler")]
+UNITS = [f"lvao-airflow-{name}" for name in ("webserver", "execution-api", "dag-processor", "triggerer", "scheduler")]
 TRIGGERER = "lvao-airflow-triggerer"
 CHANGED = "find /etc/airflow/ /opt/airflow -maxdepth 3 -newer /root/began"
 BUCKET = f"lvao-{ENVIRONMENT}-airflow"

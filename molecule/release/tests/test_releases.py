@@ -36,7 +36,7 @@ from conftest import (
 from testinfra.host import Host
 
 HOST = "lvao-molecule-release"
-COMPONENTS = "webserver log-server dag-processor triggerer scheduler"
+COMPONENTS = "webserver execution-api log-server dag-processor triggerer scheduler"
 UNITS = [f"lvao-airflow-{name}" for name in COMPONENTS.split()]
 SCHEDULER = "lvao-airflow-scheduler"
 DRAINS = "systemctl list-units --state=deactivating --plain --no-legend 'lvao-airflow-scheduler-*'"
@@ -949,9 +949,11 @@ def test_a_migration_waits_for_the_tasks_outlives_its_deploy_and_can_be_undone(
     assert live(host) == before
     assert not has_tables(host)
     # What asks for it must not meet a database from which it is gone.
-    units = "--unit=lvao-airflow-webserver --unit=lvao-airflow-migration"
+    stopped = ("lvao-airflow-webserver", "lvao-airflow-execution-api")
+    units = " ".join(f"--unit={unit}" for unit in (*stopped, "lvao-airflow-migration"))
     told = host.check_output(f"journalctl --no-pager --output=cat --since=@{began} {units}")
-    assert 0 <= told.find("Stopped lvao-airflow-webserver") < told.find("Started lvao-airflow-migration")
+    for unit in stopped:
+        assert 0 <= told.find(f"Stopped {unit}") < told.find("Started lvao-airflow-migration")
 
 
 @pytest.mark.parametrize(

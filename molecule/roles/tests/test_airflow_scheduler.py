@@ -31,10 +31,12 @@ def test_the_key_that_signs_tokens_is_not_for_every_unit(host: Host) -> None:
 
 
 def test_it_starts_once_the_execution_api_answers(host: Host, airflow: Airflow) -> None:
-    host.check_output("systemctl stop lvao-airflow-webserver")
+    # The webserver stands in for the other.
+    serve = "lvao-airflow-execution-api lvao-airflow-webserver"
+    host.check_output(f"systemctl stop {serve}")
     host.check_output(f"systemctl restart --no-block {UNIT}")
     wait_for(lambda: unit_property(host, UNIT, "SubState") == "start-pre", 60, "it to wait")
-    host.check_output("systemctl start lvao-airflow-webserver")
+    host.check_output(f"systemctl start {serve}")
     wait_for(lambda: host.service(UNIT).is_running, 60, "it to start")
     run_id = airflow.trigger("log_canary")
     assert airflow.finish("log_canary", run_id) == "success", journal(host, UNIT)

@@ -1,4 +1,4 @@
-"""Airflow's UI and API."""
+"""Airflow's UI and API, and the Execution API that its tasks report to."""
 
 import json
 import time
@@ -10,6 +10,8 @@ from conftest import (
     Airflow,
     assert_that_it_is_sandboxed,
     assert_that_it_keeps_running,
+    journal,
+    run_with_airflow,
     signed_like,
     unit_property,
     value,
@@ -17,17 +19,22 @@ from conftest import (
 )
 from testinfra.host import Host
 
-UNIT = "lvao-airflow-webserver"
+UNIT, OF_TASKS = "lvao-airflow-webserver", "lvao-airflow-execution-api"
+BOTH = pytest.mark.parametrize("unit", [UNIT, OF_TASKS])
 
 
-def test_it_keeps_running(host: Host) -> None:
-    assert_that_it_keeps_running(host, UNIT)
+@BOTH
+def test_it_keeps_running(host: Host, unit: str) -> None:
+    assert_that_it_keeps_running(host, unit)
 
 
-def test_it_is_closed_to_what_it_does_not_need(host: Host) -> None:
-    assert_that_it_is_sandboxed(host, UNIT)
-    assert unit_property(host, UNIT, "MemoryDenyWriteExecute") == "yes"
-    assert unit_property(host, UNIT, "MemoryMax") != "infinity"
+@BOTH
+def test_it_is_closed_to_what_it_does_not_need(host: Host, unit: str) -> None:
+    assert_that_it_is_sandboxed(host, unit)
+    assert unit_property(host, unit, "MemoryDenyWriteExecute") == "yes"
+    assert unit_property(host, unit, "MemoryMax") != "infinity"
+    # How people log in.
+    assert ("/webserver.env" in unit_property(host, unit, "EnvironmentFiles")) is (unit == UNIT)
 
 
 def test_it_answers_and_knows_its_database(airflow: Airflow) -> None:
@@ -85,6 +92,30 @@ def test_the_configuration_is_shown_to_nobody(airflow: Airflow) -> None:
 
 def test_it_listens_behind_the_proxy_alone(host: Host) -> None:
     assert host.check_output("ss -ltnH 'sport = 8081'").split()[3] == "127.0.0.1:8081"
+
+
+def test_tasks_report_to_a_process_of_their_own(host: Host, airflow: Airflow) -> None:
+    process = unit_property(host, OF_TASKS, "MainPID")
+    host.check_output(f"kill -KILL {unit_property(host, UNIT, 'MainPID')}")
+    assert airflow.call("GET", "/health", root="/execution") == (200, {"status": "healthy"})
+    wait_for(lambda: airflow.health().get("metadatabase") == "healthy", 60, "the webserver to answer")
+    assert unit_property(host, OF_TASKS, "MainPID") == process
+
+
+def test_of_a_large_log_it_shows_the_end(host: Host, airflow: Airflow) -> None:
+    run_id = airflow.trigger("log_canary", {"token": "sesame"})
+    assert airflow.finish("log_canary", run_id) == "success", journal(host, "lvao-airflow-scheduler")
+    wait_for(lambda: "sesame" in airflow.log("log_canary", run_id, "write_token"), 30, "the log in the bucket")
+    bucket = value(host, "airflow_logging_bucket_url")
+    url = f"{bucket}/dag_id=log_canary/run_id={run_id}/task_id=write_token/attempt=1.log"
+    hook = "from airflow.providers.amazon.aws.hooks.s3 import S3Hook; hook = S3Hook('s3logs')"
+    content = "(100 * 'x' + chr(10)) * 210_000 + 'the end'"
+    run_with_airflow(host, hook, f"hook.load_string({content}, {url!r}, replace=True)")
+    process = unit_property(host, UNIT, "MainPID")
+    shown = airflow.log("log_canary", run_id, "write_token")
+    assert f"This log has 20 MB. Shown are the last 4.0 MB. The whole log: {url}" in shown
+    assert "the end" in shown
+    assert unit_property(host, UNIT, "MainPID") == process
 
 
 def test_it_opens_its_gate_once_it_answers_and_shuts_it_before_it_stops(host: Host, airflow: Airflow) -> None:

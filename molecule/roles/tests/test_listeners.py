@@ -6,6 +6,7 @@ from testinfra.host import Host
 
 OF_ROLES = {
     "caddy": {"0.0.0.0:8080", "*:80", "*:443"},
+    "lvao-airflow-execution-api": {"127.0.0.1:8082"},
     "lvao-airflow-log-server": {"0.0.0.0:8793", "[::]:8793"},
     "lvao-airflow-triggerer": {"0.0.0.0:8794", "[::]:8794"},
     "lvao-airflow-webserver": {"127.0.0.1:8081"},

@@ -89,6 +89,31 @@ def test_a_body_arrives_whole_though_the_upstream_is_busy(host: Host, url: str) 
         assert answer.result().text == "whole"
 
 
+def test_a_request_that_the_upstream_took_is_not_repeated(host: Host, url: str) -> None:
+    """What has cost one webserver its memory would cost the next its own."""
+    assert requests.get(f"{url}/broken", timeout=30).status_code == 502
+    assert host.check_output("cat /run/lvao-test-broken; rm /run/lvao-test-broken") == "/broken"
+
+
+def test_a_request_that_the_upstream_did_not_take_is_held_though_the_gate_is_open(host: Host, url: str) -> None:
+    """As for a moment after a crash."""
+    host.check_output(f"systemctl restart --no-block {UPSTREAM}")
+    wait_for(lambda: unit_property(host, UPSTREAM, "SubState") == "start-pre", 10, "the upstream to be away")
+    host.check_output("touch /run/lvao-airflow-webserver/gate/open")
+    assert requests.get(f"{url}/", timeout=30).status_code == 200
+
+
+def test_the_webserver_stands_in_for_the_execution_api(host: Host, url: str) -> None:
+    def served_by_the_upstream() -> bool:
+        return '["Host",' in requests.get(f"{url}/execution/health", timeout=30).text
+
+    assert not served_by_the_upstream()
+    host.check_output("systemctl stop lvao-airflow-execution-api")
+    assert served_by_the_upstream()
+    host.check_output("systemctl start lvao-airflow-execution-api")
+    assert not served_by_the_upstream()
+
+
 def test_a_stream_arrives_as_it_is_made_and_outlives_a_reload(host: Host, url: str) -> None:
     began = time.monotonic()
     with requests.get(f"{url}/?6", stream=True, timeout=30) as answer:

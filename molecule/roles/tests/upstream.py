@@ -8,6 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 GATE = Path("/run/lvao-airflow-webserver/gate/open")
+# A line for each request that it has broken off.
+BROKEN = Path("/run/lvao-test-broken")
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -22,7 +24,12 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def do_GET(self) -> None:
-        """Answer with the request's headers, a line for each, or with a line a second."""
+        """Answer with the request's headers, a line for each, or with a line a second, or break off."""
+        if self.path == "/broken":
+            with BROKEN.open("a") as broken:
+                broken.write(f"{self.path}\n")
+            self.close_connection = True
+            return
         self.send_response(200)
         self.send_header("Content-Type", "application/x-ndjson")
         self.end_headers()

@@ -44,15 +44,16 @@ def test_each_host_has_what_it_does_and_nothing_else(hosts: dict[str, Host]) -> 
     assert [re.sub(r"(-[abc])?\.service$", "", unit) for unit in running["scheduler"]] == [
         f"lvao-airflow-{name}" for name in components
     ]
-    assert running["webserver"] == ["caddy.service", "lvao-airflow-webserver.service"]
+    served = ["lvao-airflow-execution-api.service", "lvao-airflow-webserver.service"]
+    assert running["webserver"] == ["caddy.service", *served]
     assert [unit.partition("@")[0] for unit in running["database"]] == ["postgresql"]
     assert running["storage"] == ["swift-proxy.service"]
     assert not hosts["database"].file("/opt/airflow").exists
 
 
 def test_the_webserver_listens_where_the_scheduler_reaches_it(hosts: dict[str, Host]) -> None:
-    listening = hosts["webserver"].check_output("ss -ltnH '( sport = 8080 or sport = 8081 )'").splitlines()
-    assert {line.split()[3] for line in listening} == {"172.29.213.12:8080", "127.0.0.1:8081"}
+    listening = hosts["webserver"].check_output("ss -ltnH '( sport >= 8080 and sport <= 8082 )'").splitlines()
+    assert {line.split()[3] for line in listening} == {"172.29.213.12:8080", "127.0.0.1:8081", "127.0.0.1:8082"}
 
 
 @pytest.mark.parametrize("network", ["172.29.213.", "fd29:213::"], ids=["IPv4", "IPv6"])
@@ -74,7 +75,7 @@ def test_people_come_in_and_tasks_of_others_do_not(host: Host) -> None:
 
 
 def test_each_host_finds_open_what_it_needs_of_the_others() -> None:
-    ports = [22, 5432, 8080, 8081, 8090, 8793, 8794]
+    ports = [22, 5432, 8080, 8081, 8082, 8090, 8793, 8794]
     needed = {
         "scheduler": [[22], [22, 8080], [22, 5432], [22, 8090]],
         "webserver": [[22, 8793, 8794], [22], [22, 5432], [22, 8090]],
