@@ -226,7 +226,7 @@ BAD_INPUT = {
     ),
     "upstream of tasks": (
         {"reverse_proxy_execution_upstream": "127.0.0.1:8080"},
-        "reverse_proxy_execution_upstream is '127.0.0.1:8080': it must be an address and a port, such as",
+        "reverse_proxy_execution_upstream is '127.0.0.1:8080': it must be an address and a port, such as 127.0.0.1:",
     ),
     "gate of tasks": (
         {"reverse_proxy_execution_gate": "open"},
