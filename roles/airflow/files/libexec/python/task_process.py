@@ -2,7 +2,7 @@
 
 Airflow forks one for each task, one for each DAG file that it parses, and one for all triggers. The parent of such a
 process writes its log, and masks secrets there. The executor calls `prepare` in the scheduler;
-`python -m task_process COMMAND` is `airflow COMMAND` with `protect_secrets`.
+`python -P -m task_process COMMAND` is `airflow COMMAND` with `protect_secrets`.
 """
 
 import faulthandler
