@@ -17,6 +17,7 @@ from contextlib import suppress
 from types import ModuleType
 from urllib.parse import quote, quote_plus, unquote
 
+import structlog
 from airflow.__main__ import main
 from airflow._shared import secrets_masker
 from airflow.configuration import conf
@@ -26,6 +27,7 @@ from airflow.sdk import crypto as sdk_crypto
 from airflow.sdk._shared import secrets_masker as sdk_secrets_masker
 from airflow.sdk.definitions.connection import Connection
 from airflow.sdk.execution_time import supervisor
+from airflow.sdk.log import mask_logs
 from setproctitle import getproctitle, setproctitle
 
 # What the scheduler, the DAG processor and the triggerer need, and the code of DAGs does not: it reaches Airflow's
@@ -139,6 +141,11 @@ def protect_secrets() -> None:
         masker.secret_mask_adapter = _with_spellings(masker.secret_mask_adapter)
         masker.add_mask(sorted(secrets_in(os.environ, conf.sensitive_config_values, masker.should_hide_value_for_key)))
         _keep_masks(masker)
+
+    # The journal has the log of a task, too, and that of a trigger's process.
+    processors = structlog.get_config()["processors"]
+    if mask_logs not in processors:
+        processors.insert(-1, mask_logs)
 
     # Both are kept once made: a trigger's arguments, and the tables that some XComs describe, are encrypted.
     crypto.get_fernet()
