@@ -4,11 +4,14 @@ import json
 import multiprocessing
 import os
 import re
+import select
 import shlex
 import signal
+import socket
 import subprocess
+import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from urllib.parse import quote, quote_plus
 
@@ -209,6 +212,31 @@ def test_a_task_begins_with_the_masks_of_the_environment_alone() -> None:
     masker.add_mask("of-this-task")
     masker.reset_masker()
     assert masker.redact("of-the-environment of-this-task") == "*** of-this-task"
+
+
+def lines() -> Generator[None, bytes, None]:
+    """Take lines, and forget them."""
+    while True:
+        yield
+
+
+@pytest.mark.parametrize(("widened", "most"), [(True, 400), (False, 9000)])
+def test_a_long_line_is_read_in_large_pieces(monkeypatch: pytest.MonkeyPatch, widened: bool, most: int) -> None:
+    monkeypatch.setattr(supervisor, "make_buffered_socket_reader", supervisor.make_buffered_socket_reader)
+    if widened:
+        task_process.read_long_lines()
+    ours, theirs = socket.socketpair()
+    read, _ = supervisor.make_buffered_socket_reader(lines(), on_close=lambda _: None)
+    writer = threading.Thread(target=theirs.sendall, args=(b"x" * 2**23 + b"\n",))
+    writer.start()
+    writer.join(0.1)
+    reads = 0
+    while writer.is_alive() or select.select([ours], [], [], 0.1)[0]:
+        read(ours)
+        reads += 1
+    assert reads < most
+    # As many as Airflow makes: else read_long_lines is superfluous.
+    assert widened or reads >= 2**23 / 4096
 
 
 def test_another_adapter_of_the_site_still_acts() -> None:

@@ -6,6 +6,7 @@ process writes its log, and masks secrets there. The executor calls `prepare` in
 """
 
 import faulthandler
+import functools
 import json
 import os
 import re
@@ -46,6 +47,8 @@ SECRET_SETTING = re.compile(
 PLAIN = re.compile(r"true|false|none|null|[\d.]+", re.IGNORECASE)
 # A shorter line of a secret with several lines may be a word of the log.
 SHORTEST_LINE = 12
+# More than a socket holds.
+BUFFER_SIZE = 2**18
 
 
 def spellings(secret: str) -> set[str]:
@@ -205,10 +208,21 @@ def end_at_crashes() -> None:
     supervisor.block_orm_access = block
 
 
+def read_long_lines() -> None:
+    """Have the log of a task take a line of many megabytes, as of a large value that is returned, in seconds.
+
+    Airflow reads 4 KB at a time, and looks for the line's end in all that it has after each: 60 MB took 20 minutes.
+    """
+    supervisor.make_buffered_socket_reader = functools.partial(
+        supervisor.make_buffered_socket_reader, buffer_size=BUFFER_SIZE
+    )
+
+
 def prepare() -> None:
     """Prepare a scheduler, before it starts the processes that run its tasks."""
     protect_secrets()
     end_at_crashes()
+    read_long_lines()
 
 
 if __name__ == "__main__":
