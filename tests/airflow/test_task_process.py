@@ -4,11 +4,14 @@ import json
 import multiprocessing
 import os
 import re
+import select
 import shlex
 import signal
+import socket
 import subprocess
+import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from urllib.parse import quote, quote_plus
 
@@ -93,42 +96,49 @@ def run_task(folder: str, task_id: str) -> None:
         token="",
         client=Client(base_url="http://api.invalid", token="", transport=httpx.MockTransport(answer)),
         log_path="log",
+        subprocess_logs_to_stdout=True,
     )
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
-    """Run a task in a process of its own, and return its log."""
+def run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[[str], tuple[str, str]]:
+    """Run a task in a process of its own, and return its log and what goes to the journal."""
     (tmp_path / "tried.py").write_text(DAG)
     monkeypatch.setattr(settings, "DAGS_FOLDER", str(tmp_path))
 
-    def run(task_id: str) -> str:
+    def run(task_id: str) -> tuple[str, str]:
         worker = multiprocessing.get_context("fork").Process(target=run_task, args=(str(tmp_path), task_id))
         worker.start()
         worker.join(120)
         ended = worker.exitcode is not None
         worker.kill()
         assert ended, "it does not end"
-        return "\n".join(json.loads(line)["event"] for line in (tmp_path / "log").read_text().splitlines())
+        log = "\n".join(json.loads(line)["event"] for line in (tmp_path / "log").read_text().splitlines())
+        return log, capfd.readouterr().out
 
     return run
 
 
-def test_the_log_of_a_task_that_shows_its_environment_has_no_secrets(run: Callable[[str], str], tmp_path: Path) -> None:
-    log = run("show")
+def test_the_log_of_a_task_that_shows_its_environment_has_no_secrets(
+    run: Callable[[str], tuple[str, str]], tmp_path: Path
+) -> None:
+    log, journal = run("show")
     assert "AIRFLOW_CONN_BY_URI" in log
     assert "'colour': " not in log  # the variable is one string
     assert "burgundy" in log
     assert "fr-par" in log
-    assert [value for value in VALUES if any(form in log for form in task_process.spellings(value))] == []
+    assert "AIRFLOW_CONN_BY_URI" in journal
+    assert [value for value in VALUES if any(form in log + journal for form in task_process.spellings(value))] == []
     assert [name for name in SECRETS if task_process.UNNEEDED.fullmatch(name) and name in log] == []
     assert log.count("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=airflow-db-not-allowed:///") == 1
     # What another process of the same user finds of the scheduler.
     assert b"PATH" not in (tmp_path / "proc").read_bytes()
 
 
-def test_a_task_that_crashes_ends_and_says_where(run: Callable[[str], str]) -> None:
-    log = run("crash")
+def test_a_task_that_crashes_ends_and_says_where(run: Callable[[str], tuple[str, str]]) -> None:
+    log, _ = run("crash")
     assert "Fatal Python error: Segmentation fault" in log
     assert re.search(r'tried\.py", line \d+ in crash', log)
     assert "Received SIGSEGV" in log
@@ -202,6 +212,31 @@ def test_a_task_begins_with_the_masks_of_the_environment_alone() -> None:
     masker.add_mask("of-this-task")
     masker.reset_masker()
     assert masker.redact("of-the-environment of-this-task") == "*** of-this-task"
+
+
+def lines() -> Generator[None, bytes, None]:
+    """Take lines, and forget them."""
+    while True:
+        yield
+
+
+@pytest.mark.parametrize(("widened", "most"), [(True, 400), (False, 9000)])
+def test_a_long_line_is_read_in_large_pieces(monkeypatch: pytest.MonkeyPatch, widened: bool, most: int) -> None:
+    monkeypatch.setattr(supervisor, "make_buffered_socket_reader", supervisor.make_buffered_socket_reader)
+    if widened:
+        task_process.read_long_lines()
+    ours, theirs = socket.socketpair()
+    read, _ = supervisor.make_buffered_socket_reader(lines(), on_close=lambda _: None)
+    writer = threading.Thread(target=theirs.sendall, args=(b"x" * 2**23 + b"\n",))
+    writer.start()
+    writer.join(0.1)
+    reads = 0
+    while writer.is_alive() or select.select([ours], [], [], 0.1)[0]:
+        read(ours)
+        reads += 1
+    assert reads < most
+    # As many as Airflow makes: else read_long_lines is superfluous.
+    assert widened or reads >= 2**23 / 4096
 
 
 def test_another_adapter_of_the_site_still_acts() -> None:

@@ -191,7 +191,7 @@ def careless() -> None:
         print(dict(os.environ))
         # Its own, and those of all processes that let it read theirs.
         shown = subprocess.run(
-            ["/bin/bash", "-c", "env; export -p; cat /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n'"],
+            ["/bin/bash", "-c", "env; export -p; cat /proc/[0-9]*/environ 2>/dev/null | tr -s '\\0' '\\n'"],
             check=False,
             capture_output=True,
             text=True,

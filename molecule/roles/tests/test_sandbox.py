@@ -135,13 +135,17 @@ def test_a_task_that_shows_the_environment_of_each_process_shows_no_secret(
         name: re.sub(r"\\(.)", r"\1", value) for name, value in re.findall(r'^(\w+)="(.*)"$', fragments, re.MULTILINE)
     }
     secrets["the key of the bucket"] = json.loads(secrets.pop("AIRFLOW_CONN_S3LOGS"))["password"]
-    secrets["the password of the database"] = unquote(urlsplit(secrets["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]).password)
-    assert len(secrets) == 6
+    address = urlsplit(secrets.pop("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"))
+    secrets["the password of the database"] = unquote(address.password)
     log = careless["show"]["log"]
     assert careless["show"]["state"] == "success"
     assert "AIRFLOW_CONN_S3LOGS=" in log
     written = host.check_output(f"journalctl --no-pager --output=cat --since=-15min --unit='{UNIT}*'")
-    assert [name for name, secret in secrets.items() if secret in log or secret in written] == []
+    assert "AIRFLOW_CONN_S3LOGS=" in written
+    # What no spelling changes of each.
+    kept = {name: max(re.findall(r"[\w.-]+", secret, re.ASCII), key=len) for name, secret in secrets.items()}
+    assert len(kept) >= 5
+    assert [name for name, part in kept.items() if part in log or part in written] == []
 
 
 def test_a_task_that_crashes_ends_at_once_and_says_where(careless: dict[str, dict[str, Any]]) -> None:

@@ -6,6 +6,7 @@ process writes its log, and masks secrets there. The executor calls `prepare` in
 """
 
 import faulthandler
+import functools
 import json
 import os
 import re
@@ -17,6 +18,7 @@ from contextlib import suppress
 from types import ModuleType
 from urllib.parse import quote, quote_plus, unquote
 
+import structlog
 from airflow.__main__ import main
 from airflow._shared import secrets_masker
 from airflow.configuration import conf
@@ -26,6 +28,7 @@ from airflow.sdk import crypto as sdk_crypto
 from airflow.sdk._shared import secrets_masker as sdk_secrets_masker
 from airflow.sdk.definitions.connection import Connection
 from airflow.sdk.execution_time import supervisor
+from airflow.sdk.log import mask_logs
 from setproctitle import getproctitle, setproctitle
 
 # What the scheduler, the DAG processor and the triggerer need, and the code of DAGs does not: it reaches Airflow's
@@ -44,6 +47,8 @@ SECRET_SETTING = re.compile(
 PLAIN = re.compile(r"true|false|none|null|[\d.]+", re.IGNORECASE)
 # A shorter line of a secret with several lines may be a word of the log.
 SHORTEST_LINE = 12
+# More than a socket holds.
+BUFFER_SIZE = 2**18
 
 
 def spellings(secret: str) -> set[str]:
@@ -140,6 +145,11 @@ def protect_secrets() -> None:
         masker.add_mask(sorted(secrets_in(os.environ, conf.sensitive_config_values, masker.should_hide_value_for_key)))
         _keep_masks(masker)
 
+    # The journal has the log of a task, too, and that of a trigger's process.
+    processors = structlog.get_config()["processors"]
+    if mask_logs not in processors:
+        processors.insert(-1, mask_logs)
+
     # Both are kept once made: a trigger's arguments, and the tables that some XComs describe, are encrypted.
     crypto.get_fernet()
     sdk_crypto.get_fernet()
@@ -198,10 +208,21 @@ def end_at_crashes() -> None:
     supervisor.block_orm_access = block
 
 
+def read_long_lines() -> None:
+    """Have the log of a task take a line of many megabytes, as of a large value that is returned, in seconds.
+
+    Airflow reads 4 KB at a time, and looks for the line's end in all that it has after each: 60 MB took 20 minutes.
+    """
+    supervisor.make_buffered_socket_reader = functools.partial(
+        supervisor.make_buffered_socket_reader, buffer_size=BUFFER_SIZE
+    )
+
+
 def prepare() -> None:
     """Prepare a scheduler, before it starts the processes that run its tasks."""
     protect_secrets()
     end_at_crashes()
+    read_long_lines()
 
 
 if __name__ == "__main__":
