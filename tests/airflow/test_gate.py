@@ -328,11 +328,14 @@ def test_what_a_release_wants_is_what_is_written_in_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    # Where Airflow would leave files, as root in /root/airflow.
+    monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path / "home"))
     # The second time, it is read from where it is kept.
     for _ in range(2):
         runpy.run_path(str(FILES / "schema_heads.py"))
         assert json.loads(capsys.readouterr().out)["heads"] == gate_schema.check().wanted
         monkeypatch.setitem(sys.modules, "alembic.script", None)
+        assert os.environ["AIRFLOW_HOME"] != str(tmp_path / "home")
 
 
 def test_a_database_that_does_not_answer_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
