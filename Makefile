@@ -186,10 +186,12 @@ bench: ## Measure what an operator waits for
 
 LOCK = uv pip compile --quiet pyproject.toml --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links
-# uv writes each group, with what it already locks kept unless told otherwise.
+# uv writes each group, with what it already locks kept unless told otherwise. The audit takes one version of a package: the servers'.
 define LOCK_GROUPS
-for group in uv airflow dev; do $(LOCK) $(1) --group $$group --output-file $(2)/$$group.txt || exit 1; done
-$(LOCK) $(1) --group dag-tests --constraints $(2)/airflow.txt --output-file $(2)/dag-tests.txt
+for group in uv airflow; do $(LOCK) $(1) --group $$group --output-file $(2)/$$group.txt || exit 1; done; \
+for group in dev dag-tests; do \
+	$(LOCK) $(1) --group $$group --constraints $(2)/airflow.txt --output-file $(2)/$$group.txt || exit 1; \
+done
 endef
 
 .PHONY: lock

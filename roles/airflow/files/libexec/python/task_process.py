@@ -211,7 +211,8 @@ def end_at_crashes() -> None:
 def read_long_lines() -> None:
     """Have the log of a task take a line of many megabytes, as of a large value that is returned, in seconds.
 
-    Airflow reads 4 KB at a time, and looks for the line's end in all that it has after each: 60 MB took 20 minutes.
+    Airflow reads 4 KB at a time, and looks for the line's end in all that it has after each: 60 MB took a processor 56
+    seconds, and 1.4 in pieces of the size here.
     """
     supervisor.make_buffered_socket_reader = functools.partial(
         supervisor.make_buffered_socket_reader, buffer_size=BUFFER_SIZE

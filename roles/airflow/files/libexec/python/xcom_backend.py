@@ -1,6 +1,6 @@
 """How a task hands a value to other tasks: as an XCom of bounded size in the database, or by the bucket.
 
-Without a bound, one of 60 MB took 22 minutes of a busy host, and 600 MB of its memory.
+Without a bound, a task with one of 60 MB took 22 minutes on a busy host, and 600 MB of its memory.
 """
 
 import json
