@@ -162,7 +162,8 @@ test-dags: ## Test the DAGs, in the servers' own environment
 	@bin/setup dags
 	@.venv-airflow/bin/python bin/airflow-settings | diff - roles/airflow/vars/main/settings.yml || \
 		{ echo "test-dags: the locked Airflow has other settings: run 'make lock'" >&2; exit 1; }
-	@.venv-airflow/bin/python -m pytest --quiet dags/tests tests/airflow
+	@.venv-airflow/bin/python -m pytest --quiet dags/tests
+	@.venv-airflow/bin/python -m pytest --quiet tests/airflow
 
 .PHONY: molecule
 molecule: ## Test a scenario on fresh hosts: make molecule SCENARIO=default DEBIAN=13

@@ -2,7 +2,6 @@
 
 import json
 import multiprocessing
-import os
 import re
 import select
 import shlex
@@ -18,7 +17,6 @@ from urllib.parse import quote, quote_plus
 import httpx
 import pytest
 import task_process
-from airflow import settings
 from airflow.dag_processing.dagbag import BundleDagBag
 from airflow.sdk._shared.secrets_masker import SecretsMasker
 from airflow.sdk.api.client import Client
@@ -84,7 +82,6 @@ def answer(request: httpx.Request) -> httpx.Response:
 
 def run_task(folder: str, task_id: str) -> None:
     """Run a task as a worker of the scheduler does."""
-    os.environ |= SECRETS | {"AIRFLOW__LOGGING__BASE_LOG_FOLDER": folder}
     task_process.prepare()
     Path(folder, "proc").write_bytes(Path("/proc/self/environ").read_bytes())
     names = {"dag_id": "tried", "run_id": "run", "task_id": task_id, "queue": "default"}
@@ -106,10 +103,13 @@ def run(
 ) -> Callable[[str], tuple[str, str]]:
     """Run a task in a process of its own, and return its log and what goes to the journal."""
     (tmp_path / "tried.py").write_text(DAG)
-    monkeypatch.setattr(settings, "DAGS_FOLDER", str(tmp_path))
+    folders = dict.fromkeys(("AIRFLOW__CORE__DAGS_FOLDER", "AIRFLOW__LOGGING__BASE_LOG_FOLDER"), str(tmp_path))
+    for name, value in (SECRETS | folders).items():
+        monkeypatch.setenv(name, value)
 
     def run(task_id: str) -> tuple[str, str]:
-        worker = multiprocessing.get_context("fork").Process(target=run_task, args=(str(tmp_path), task_id))
+        # With an environment, and handlers of signals, that no other test has changed.
+        worker = multiprocessing.get_context("spawn").Process(target=run_task, args=(str(tmp_path), task_id))
         worker.start()
         worker.join(120)
         ended = worker.exitcode is not None
