@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 import re
 import select
 import shlex
@@ -11,6 +12,7 @@ import subprocess
 import threading
 import uuid
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote, quote_plus
 
@@ -82,6 +84,7 @@ def answer(request: httpx.Request) -> httpx.Response:
 
 def run_task(folder: str, task_id: str) -> None:
     """Run a task as a worker of the scheduler does."""
+    os.setpgrp()
     task_process.prepare()
     Path(folder, "proc").write_bytes(Path("/proc/self/environ").read_bytes())
     names = {"dag_id": "tried", "run_id": "run", "task_id": task_id, "queue": "default"}
@@ -113,7 +116,8 @@ def run(
         worker.start()
         worker.join(120)
         ended = worker.exitcode is not None
-        worker.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(worker.pid, signal.SIGKILL)  # the task, too
         assert ended, "it does not end"
         log = "\n".join(json.loads(line)["event"] for line in (tmp_path / "log").read_text().splitlines())
         return log, capfd.readouterr().out
