@@ -226,8 +226,10 @@ def test_airflow_does_not_do_it_itself_yet(arrived: Callable[[], bool], mends: s
     assert not arrived(), f"The locked Airflow has {mends}"
 
 
-def test_what_is_given_back_is_what_no_worker_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[tuple[str, dict]] = []
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict]]:
+    """What the database is told: statements and their values."""
+    statements: list[tuple[str, dict]] = []
 
     class Session:
         def __enter__(self) -> "Session":
@@ -237,9 +239,24 @@ def test_what_is_given_back_is_what_no_worker_has(monkeypatch: pytest.MonkeyPatc
             pass
 
         def execute(self, statement: ClauseElement) -> None:
-            said.append((str(statement.compile()), statement.compile().params))
+            statements.append((str(statement.compile()), statement.compile().params))
 
     monkeypatch.setattr(draining_executor, "create_session", Session)
+    return statements
+
+
+def test_one_that_ends_before_its_first_round_has_no_heartbeat(said: list[tuple[str, dict]]) -> None:
+    ended = LocalExecutor(parallelism=1)
+    ended.job_id = 17
+    ended._keep_alive()
+    [(statement, values)] = said
+    assert "WHERE job.id = :id_1 AND job.latest_heartbeat > job.start_date" in statement
+    assert values["id_1"] == 17
+
+
+def test_what_is_given_back_is_what_no_worker_has(
+    said: list[tuple[str, dict]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     held, called = uuid4(), uuid4()
     monkeypatch.setattr(draining_executor, "ExecuteTask", SimpleNamespace)
     busy = SimpleNamespace(pool=[SimpleNamespace(workload=SimpleNamespace(ti=SimpleNamespace(id=held)))])

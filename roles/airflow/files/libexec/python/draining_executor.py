@@ -195,10 +195,19 @@ class LocalExecutor(local_executor.LocalExecutor):
             self.log.warning("Cannot give back what no worker has: %s", type(error).__name__)
 
     def _keep_alive(self) -> None:
-        """Keep the scheduler's heartbeat, which nobody else does before drain.py has started."""
+        """Keep the scheduler's heartbeat, which nobody else does before drain.py has started.
+
+        A scheduler that ends before its loop has gone round has none: `apply` must not take it for one that works.
+        """
+        has_begun = Job.latest_heartbeat > Job.start_date
         try:
             with create_session() as session:
-                session.execute(update(Job).where(Job.id == self.job_id).values(latest_heartbeat=datetime.now(UTC)))
+                session.execute(
+                    update(Job)
+                    .where(Job.id == self.job_id, has_begun)
+                    .values(latest_heartbeat=datetime.now(UTC))
+                    .execution_options(synchronize_session=False)
+                )
         except SQLAlchemyError as error:
             self.log.warning("Cannot keep the heartbeat: %s", type(error).__name__)
 
