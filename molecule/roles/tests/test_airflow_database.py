@@ -64,7 +64,8 @@ def test_the_admin_account_is_there_once(host: Host) -> None:
 
 def test_pools_are_as_wanted_and_others_stay(host: Host) -> None:
     pools = query(host, "SELECT pool, slots, description, include_deferred FROM slot_pool ORDER BY pool").splitlines()
-    assert pools == ["default_pool|64||f", 'loads|3|Of the warehouse\'s "loads"|t']
+    canary = "canary|1|For the DAG log_canary alone|f"
+    assert pools == [canary, "default_pool|64||f", 'loads|3|Of the warehouse\'s "loads"|t']
 
 
 @pytest.fixture
