@@ -42,19 +42,6 @@ def test_it_starts_once_the_execution_api_answers(host: Host, airflow: Airflow) 
     assert airflow.finish("log_canary", run_id) == "success", journal(host, UNIT)
 
 
-def test_one_that_ends_at_its_start_is_not_waited_for(host: Host) -> None:
-    live = unit_property(host, UNIT, "Id").removesuffix(".service")
-    other = f"{UNIT}-{'b' if live.endswith('a') else 'a'}"
-    link, drop_in = f"/opt/airflow/schedulers/{other}", f"/run/systemd/system/{other}.service.d"
-    host.check_output(f"ln --symbolic --no-dereference --force $(realpath /opt/airflow/current) {link}")
-    host.check_output(
-        f"mkdir {drop_in} && printf '[Service]\nExecStart=\nExecStart=false\nRestart=no\n' > {drop_in}/a.conf"
-    )
-    ended = host.run(f"systemctl daemon-reload && timeout 50 systemctl start {other}")
-    host.check_output(f"rm --recursive {link} {drop_in} && systemctl daemon-reload && systemctl reset-failed {other}")
-    assert ended.rc == 1
-
-
 def test_one_that_misses_its_signal_does_not_hold_up_a_deploy(host: Host) -> None:
     unit, drop_in = "lvao-airflow-dag-processor", "/run/systemd/system/lvao-airflow-dag-processor.service.d"
     before = unit_property(host, unit, "MainPID")
