@@ -494,7 +494,7 @@ def stopped_at_its_start(host: Host, unit: str) -> Iterator[None]:
 def test_a_scheduler_that_hangs_at_its_start_takes_nobodys_place_and_no_lock(host: Host, airflow: Airflow) -> None:
     before = [unit_property(host, SCHEDULER, name) for name in ("Id", "MainPID")]
     release = f"/opt/airflow/releases/{live(host)}"
-    apply = f"LVAO_START_SECONDS=10 {release}/libexec/apply scheduler"
+    apply = f"env LVAO_START_SECONDS=10 {release}/libexec/apply scheduler"
     # Beside one that works.
     second = next(unit for letter in "abc" if f"{(unit := f'{SCHEDULER}-{letter}')}.service" != before[0])
     notes = f"/run/lvao-airflow/{before[0].removesuffix('.service')}/base"
