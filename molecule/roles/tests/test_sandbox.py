@@ -137,6 +137,8 @@ def test_a_task_that_shows_the_environment_of_each_process_shows_no_secret(
     secrets["the key of the bucket"] = json.loads(secrets.pop("AIRFLOW_CONN_S3LOGS"))["password"]
     address = urlsplit(secrets.pop("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"))
     secrets["the password of the database"] = unquote(address.password)
+    # The longest part of its address may be a name, and its password is the same.
+    del secrets["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC"]
     log = careless["show"]["log"]
     assert careless["show"]["state"] == "success"
     assert "AIRFLOW_CONN_S3LOGS=" in log
