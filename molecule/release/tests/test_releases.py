@@ -588,6 +588,16 @@ def test_a_scheduler_that_lost_its_database_is_relieved_and_keeps_its_tasks(
     wait_for(lambda: not host.check_output(DRAINS), 60, "the old schedulers to end")
 
 
+def watch_until_followed(host: Host, watchdog: str, process: str) -> None:
+    """Have the watchdog look until another process is the live scheduler."""
+
+    def is_followed() -> bool:
+        host.check_output(f"systemctl start {watchdog}")
+        return unit_property(host, SCHEDULER, "MainPID") not in {"0", process}
+
+    wait_for(is_followed, 120, "another scheduler")
+
+
 def test_a_scheduler_whose_successor_has_to_wait_is_followed_though_the_caller_is_gone(
     host: Host, airflow: Airflow, alarm: str, hasty_watchdog: str
 ) -> None:
@@ -599,12 +609,7 @@ def test_a_scheduler_whose_successor_has_to_wait_is_followed_though_the_caller_i
     assert waits.rc == os.EX_TEMPFAIL
     host.check_output(f"touch {alarm}")
     assert_first_try(airflow, run_id, live_edition(host))
-
-    def is_followed() -> bool:
-        host.check_output(f"systemctl start {hasty_watchdog}")
-        return unit_property(host, SCHEDULER, "MainPID") not in {"0", before}
-
-    wait_for(is_followed, 120, "another scheduler")
+    watch_until_followed(host, hasty_watchdog, before)
     assert airflow.finish("sleeper", airflow.trigger("sleeper")) == "success"
 
 
@@ -628,12 +633,7 @@ def test_a_scheduler_that_hangs_is_followed_by_another_where_two_cannot_be(
     assert airflow.state("sleeper", run_id) == "running"
     host.check_output(f"touch {alarm}")
     assert_first_try(airflow, run_id, live_edition(host))
-
-    def is_followed() -> bool:
-        host.check_output(f"systemctl start {hasty_watchdog}")
-        return unit_property(host, SCHEDULER, "MainPID") not in {"0", before}
-
-    wait_for(is_followed, 120, "another scheduler")
+    watch_until_followed(host, hasty_watchdog, before)
     assert airflow.finish("sleeper", airflow.trigger("sleeper")) == "success"
 
 
