@@ -7,6 +7,8 @@ export DEBIAN ?= 13
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # uv trusts what the system trusts, a site's own certificate authority too.
 export UV_SYSTEM_CERTS ?= true
+# Where it is set, each Ansible compiles itself anew: twice its start.
+unexport PYTHONDONTWRITEBYTECODE
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 PLAYBOOK = ansible-playbook -i inventories/$(ENV)
 # Each environment's vault has a password of its own: in .vault/<env>, or where the user says it is; else Ansible asks for it.

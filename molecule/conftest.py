@@ -482,9 +482,9 @@ def sleeping_task(host: Host, airflow: Airflow, **conf: str | int) -> Iterator[s
         Path of the task instance in the API, once the task runs.
     """
     dag = "/opt/airflow/current/dags/sleeper.py"
-    source = (PROJECT / "molecule/shared/sleeper.py").read_text()
+    source = (PROJECT / "molecule/shared/dags/sleeper.py").read_text()
     host.check_output(f"printf %s {shlex.quote(source)} > {dag}")
-    run_id = airflow.trigger("sleeper", conf)  # waits 30 s at most
+    run_id = airflow.trigger("sleeper", {"seconds": 15} | conf)  # waits 30 s at most
     path = f"/dags/sleeper/dagRuns/{run_id}/taskInstances/sleep"
     wait_for(lambda: airflow.call("GET", path)[1].get("state") == "running", 30, "the task to run")
     yield path

@@ -1,6 +1,8 @@
-"""A DAG whose task runs while something happens to what is around it."""
+"""A DAG whose task runs while something happens to what is around it, and then says with which code it did."""
 
+from contextlib import suppress
 from datetime import datetime
+from importlib import import_module
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -12,7 +14,7 @@ from airflow.sdk import Connection, Param, dag, get_current_context, task
     start_date=datetime(2026, 1, 1),
     is_paused_upon_creation=False,
     params={
-        "seconds": Param(15),
+        "seconds": Param(1),
         "until": Param("/nonexistent", description="A file that ends the sleep"),
         "connection": Param("", description="One whose password is to be the same before and after"),
     },
@@ -31,6 +33,9 @@ def sleeper() -> None:
             sleep(0.2)
         if before and before == Connection.get(params["connection"]).password:
             print("the sleeper found its connection", flush=True)
+        # Where a test has put a file of this name beside it.
+        with suppress(ModuleNotFoundError):
+            print("edition:", import_module("edition").EDITION, flush=True)
 
     say_and_sleep()
 
