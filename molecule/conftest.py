@@ -148,7 +148,7 @@ def run_with_airflow(host: Host, imports: str, expression: str) -> Json:
 
 
 def wait_for(check: Callable[[], T], seconds: float, what: str) -> T:
-    """Call a check once a second until what it returns is true.
+    """Call a check until what it returns is true, every three seconds once that has taken a while.
 
     Args:
         check: What to call.
@@ -162,10 +162,13 @@ def wait_for(check: Callable[[], T], seconds: float, what: str) -> T:
         AssertionError: There was none in time.
     """
     end = time.monotonic() + seconds * PATIENCE
+    # To ask costs the host more than most that it waits for.
+    pause = 0.5
     while time.monotonic() < end:
         if result := check():
             return result
-        time.sleep(1)
+        time.sleep(pause)
+        pause = min(1.3 * pause, 3)
     message = f"waited {seconds * PATIENCE} s in vain for {what}"
     raise AssertionError(message)
 

@@ -89,6 +89,14 @@ def test_a_dag_that_is_refused_says_why(tmp_path: Path, monkeypatch: pytest.Monk
     assert import_errors()["good.py"].endswith("ValueError: integer\\x00 out of range \\udcff\n")
 
 
+def test_a_name_that_the_database_cannot_take_keeps_nobody_from_their_turn(tmp_path: Path) -> None:
+    manager = dag_processor.Manager(max_runs=1)
+    handle(manager, tmp_path, "name\udcff.py", GOOD)
+    handle(manager, tmp_path, "good.py", GOOD)
+    with create_session() as session:
+        assert session.scalars(select(DagModel.dag_id)).all() == ["good"]
+
+
 def test_an_error_with_a_nul_is_stored(tmp_path: Path) -> None:
     handle(dag_processor.Manager(max_runs=1), tmp_path, "nul.py", "# airflow dag\nraise ValueError('a\\0b')\n")
     assert "ValueError: a\\x00b" in import_errors()["nul.py"]

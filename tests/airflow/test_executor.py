@@ -7,12 +7,14 @@ import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any, NamedTuple
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import draining_executor
+import httpx
 import pytest
 from airflow.executors import local_executor
 from airflow.executors.base_executor import BaseExecutor
+from airflow.executors.executor_utils import ExecutorName
 from draining_executor import CanaryExecutor, LocalExecutor
 from sqlalchemy.sql import ClauseElement
 
@@ -44,6 +46,11 @@ def fail() -> None:
     raise RuntimeError("x" * 2**20)
 
 
+def fail_oddly() -> None:
+    """Fail with what cannot be unpickled."""
+    httpx.Response(502, request=httpx.Request("GET", "http://localhost")).raise_for_status()
+
+
 def sleep_a_second() -> None:
     time.sleep(1)
 
@@ -62,12 +69,21 @@ def given_back(monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
         held.append({worker.workload.key for worker in workers if worker.workload})
 
     monkeypatch.setattr(LocalExecutor, "_give_back", give_back)
-    monkeypatch.setattr(LocalExecutor, "_keep_alive", lambda _executor: None)
     return held
 
 
 @pytest.fixture
-def executor(monkeypatch: pytest.MonkeyPatch, given_back: list[set[str]]) -> Iterator[LocalExecutor]:
+def kept_alive(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """An entry each time that the heartbeat was kept."""
+    kept: list[bool] = []
+    monkeypatch.setattr(LocalExecutor, "_keep_alive", lambda _executor: kept.append(True))
+    return kept
+
+
+@pytest.fixture
+def executor(
+    monkeypatch: pytest.MonkeyPatch, given_back: list[set[str]], kept_alive: list[bool]
+) -> Iterator[LocalExecutor]:
     """An executor that is at work."""
     monkeypatch.setattr(draining_executor, "SECONDS_BETWEEN_LOOKS", 0.05)
     monkeypatch.setattr(BaseExecutor, "run_workload", staticmethod(lambda workload, **_: workload.does()))
@@ -82,6 +98,35 @@ def executor(monkeypatch: pytest.MonkeyPatch, given_back: list[set[str]]) -> Ite
     for worker in made.pool:
         worker.process.kill()
     signal.signal(signal.SIGTERM, before)
+
+
+class Said(list[tuple[str, dict]]):
+    """Statements and their values, and what is found."""
+
+    found: UUID | None = None
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> Said:
+    """What the database is told."""
+    statements = Said()
+
+    class Session:
+        def __enter__(self) -> "Session":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def execute(self, statement: ClauseElement) -> None:
+            statements.append((str(statement.compile()), statement.compile().params))
+
+        def scalar(self, statement: ClauseElement) -> UUID | None:
+            self.execute(statement)
+            return statements.found
+
+    monkeypatch.setattr(draining_executor, "create_session", Session)
+    return statements
 
 
 def change_state(self: BaseExecutor, key: str, state: str, info: object = None, remove_running: bool = True) -> None:
@@ -133,6 +178,11 @@ def test_a_result_larger_than_a_pipe_blocks_nobody(executor: LocalExecutor) -> N
     assert wait_for(executor, "large", "other") == {"large": "failed", "other": "success"}
 
 
+def test_an_exception_that_cannot_be_unpickled_ends_nothing(executor: LocalExecutor) -> None:
+    give(executor, Workload("odd", fail_oddly), Workload("other"))
+    assert wait_for(executor, "odd", "other") == {"odd": "failed", "other": "success"}
+
+
 def test_what_a_worker_dies_of_fails_and_its_slot_is_free_again(executor: LocalExecutor) -> None:
     give(executor, *[Workload(str(number), fall_over) for number in range(WORKERS)])
     assert set(wait_for(executor, "0", "1").values()) == {"failed"}
@@ -152,6 +202,43 @@ def test_the_end_waits_for_what_runs_and_gives_back_the_rest(
     assert given_back[-1] == set()
     assert all("waits" not in held for held in given_back)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+
+
+def end_after(executor: LocalExecutor, error: BaseException) -> None:
+    """End an executor as Airflow does: when its loop is left, however that comes."""
+    try:
+        raise error
+    finally:
+        executor.end()
+
+
+def test_one_that_was_told_to_end_keeps_its_heartbeat(executor: LocalExecutor, kept_alive: list[bool]) -> None:
+    with pytest.raises(SystemExit):
+        end_after(executor, SystemExit(0))
+    assert kept_alive
+
+
+def test_one_whose_loop_has_ended_has_no_heartbeat(executor: LocalExecutor, kept_alive: list[bool]) -> None:
+    """Else nobody would put another in its place."""
+    with pytest.raises(OSError, match="away"):
+        end_after(executor, OSError("the database is away"))
+    assert not kept_alive
+
+
+def test_a_turn_that_fails_leaves_no_running_task_behind(
+    executor: LocalExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = iter(range(100))
+
+    def fail_at_first(_executor: LocalExecutor) -> None:
+        if not next(turns):
+            raise RuntimeError("once")
+
+    monkeypatch.setattr(LocalExecutor, "_give_back", fail_at_first)
+    give(executor, Workload("runs", sleep_a_second))
+    beat(executor)
+    executor.end()
+    assert executor.event_buffer["runs"][0] == "success"
 
 
 def test_the_end_kills_a_worker_that_has_nothing_to_do_and_stays(
@@ -178,11 +265,32 @@ def test_the_canary_has_a_slot_beside_all_others(executor: LocalExecutor) -> Non
     canary = CanaryExecutor()
     give(executor, *[Workload(str(number), sleep_for_long) for number in range(WORKERS)])
     beat(executor)
-    assert canary.parallelism == canary.slots_available == 1
-    # As the scheduler adds them up.
-    assert WORKERS - sum(each.slots_occupied for each in (executor, canary)) == 1
+
+    def free() -> tuple[int, int]:
+        """How many slots the scheduler finds: of the executors, and of all that may run."""
+        both = executor, canary
+        return sum(each.slots_available for each in both), WORKERS - sum(each.slots_occupied for each in both)
+
+    assert free() == (0, 0), "for a free slot, the scheduler would ask for each of the tasks that wait"
+    canary.is_wanted = True
+    assert free() == (1, 1)
     canary.running.add("canary")
-    assert WORKERS - sum(each.slots_occupied for each in (executor, canary)) == 0
+    assert free() == (0, 0)
+    canary.is_wanted = False
+    assert canary.slots_occupied == 0, "its own comes on top"
+
+
+@pytest.mark.parametrize("found", [uuid4(), None], ids=["one waits", "none waits"])
+def test_the_canary_is_wanted_while_one_waits(said: Said, monkeypatch: pytest.MonkeyPatch, found: UUID | None) -> None:
+    monkeypatch.setattr(LocalExecutor, "heartbeat", lambda _executor: None)
+    canary = CanaryExecutor()
+    canary.name = ExecutorName("draining_executor.CanaryExecutor", alias="canary")
+    said.found = found
+    canary.heartbeat()
+    assert canary.is_wanted == bool(found)
+    [(statement, values)] = said
+    assert "WHERE task_instance.executor = :executor_1 AND task_instance.state = :state_1" in statement
+    assert (values["executor_1"], values["state_1"]) == ("canary", "scheduled")
 
 
 class Queue:
@@ -226,26 +334,7 @@ def test_airflow_does_not_do_it_itself_yet(arrived: Callable[[], bool], mends: s
     assert not arrived(), f"The locked Airflow has {mends}"
 
 
-@pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict]]:
-    """What the database is told: statements and their values."""
-    statements: list[tuple[str, dict]] = []
-
-    class Session:
-        def __enter__(self) -> "Session":
-            return self
-
-        def __exit__(self, *_: object) -> None:
-            pass
-
-        def execute(self, statement: ClauseElement) -> None:
-            statements.append((str(statement.compile()), statement.compile().params))
-
-    monkeypatch.setattr(draining_executor, "create_session", Session)
-    return statements
-
-
-def test_one_that_ends_before_its_first_round_has_no_heartbeat(said: list[tuple[str, dict]]) -> None:
+def test_one_that_ends_before_its_first_round_has_no_heartbeat(said: Said) -> None:
     ended = LocalExecutor(parallelism=1)
     ended.job_id = 17
     ended._keep_alive()
@@ -254,9 +343,7 @@ def test_one_that_ends_before_its_first_round_has_no_heartbeat(said: list[tuple[
     assert values["id_1"] == 17
 
 
-def test_what_is_given_back_is_what_no_worker_has(
-    said: list[tuple[str, dict]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_given_back_is_what_no_worker_has(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
     held, called = uuid4(), uuid4()
     monkeypatch.setattr(draining_executor, "ExecuteTask", SimpleNamespace)
     busy = SimpleNamespace(pool=[SimpleNamespace(workload=SimpleNamespace(ti=SimpleNamespace(id=held)))])

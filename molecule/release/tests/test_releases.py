@@ -10,7 +10,6 @@ import shlex
 import shutil
 import signal
 import subprocess
-import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import suppress
@@ -57,14 +56,15 @@ pytest_plugins = ["deploys"]
 class Deploy:
     """A deploy that runs while a test goes on."""
 
-    def __init__(self, **values: object) -> None:
+    def __init__(self, playbook: str = "deploy", **values: object) -> None:
         """Start it.
 
         Args:
+            playbook: Its name in `playbooks/`, without the ending.
             values: Variables.
         """
         variables = json.dumps(VALUES | values)
-        command = ["ansible-playbook", "-i", INVENTORY, "playbooks/deploy.yml", "--extra-vars", variables]
+        command = ["ansible-playbook", "-i", INVENTORY, f"playbooks/{playbook}.yml", "--extra-vars", variables]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         self.process = subprocess.Popen(command, cwd=PROJECT, start_new_session=True, **pipes)
         self.said = ""
@@ -114,6 +114,10 @@ def long_run(host: Host, airflow: Airflow, dags: Path) -> Iterator[str]:
     assert_first_try(airflow, run_id, "one")
 
 
+# What a deploy says one or two steps before it changes what runs.
+GATE = "gate | Import every DAG"
+
+
 def test_a_deploy_waits_for_no_task_and_no_task_or_request_for_it(
     host: Host, airflow: Airflow, dags: Path, long_run: str, tmp_path: Path
 ) -> None:
@@ -123,13 +127,14 @@ def test_a_deploy_waits_for_no_task_and_no_task_or_request_for_it(
     packages.write_text((PROJECT / "requirements/airflow.txt").read_text() + "# changed\n")
     VALUES["airflow_requirements"] = str(shutil.copy(packages, dags.parent))
     before = processes(host)
-    work = burst(host, airflow, 70, 10)
-    with work, steady_requests(requests_of_users(host, airflow)) as answers, steady_runs(airflow) as runs:
-        began = time.monotonic()
-        ended = deploy()
-        print(f"the deploy took {time.monotonic() - began:.0f} s")
+    requests = steady_requests(requests_of_users(host, airflow), per_second=5)
+    with Deploy() as deployed, requests as answers, steady_runs(airflow) as runs:
+        # For it to be at its height when the new scheduler takes over.
+        deployed.wait_until_it_says(GATE)
+        with burst(airflow, 48, 15, schedulers=2):
+            code = deployed.finish()
         early = {airflow.state("sleeper", run_id) for run_id in runs[: len(runs) // 2]}
-    assert ended.returncode == 0, ended.stdout
+    assert code == 0, deployed.said
     assert early <= {"running", "success"}, "runs that are triggered meanwhile should not wait for its end"
     assert {airflow.finish("sleeper", run_id) for run_id in runs} == {"success"}
     assert {answer.status for answer in answers} == {200}
@@ -395,9 +400,11 @@ def test_a_rollback_brings_back_the_configuration_before_and_no_secret(host: Hos
     command = host.file("/opt/airflow/current/bin/airflow-sandboxed")
     assert command.contains("Nice=1")
     before = processes(host)
-    with burst(host, airflow, 24, 10):
-        ended = deploy("rollback")
-    assert ended.returncode == 0, ended.stdout
+    with Deploy("rollback") as undone:
+        undone.wait_until_it_says(GATE)
+        with burst(airflow, 32, 15, schedulers=2):
+            code = undone.finish()
+    assert code == 0, undone.said
     assert not host.file(fragment).contains('LVAO_TEST="kill"')
     assert not command.contains("Nice=1")
     assert not {*before} & {*processes(host)}
@@ -543,7 +550,7 @@ def test_a_migration_waits_for_the_tasks_outlives_its_deploy_and_can_be_undone(
     with Deploy(**values):
         wait_for(lambda: host.service("lvao-airflow-migration").is_running, 600, "the migration to begin")
     # It goes on without the deploy, and the next one waits for it.
-    with steady_requests(requests_of_users(host, airflow)) as answers:
+    with steady_requests(requests_of_users(host, airflow), per_second=5) as answers:
         ended = deploy(**values)
     assert ended.returncode == 0, ended.stdout
     assert {answer.status for answer in answers} == {200}

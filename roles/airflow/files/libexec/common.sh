@@ -56,6 +56,8 @@ busy() { [[ $(systemctl show --property=ActiveState --value "$1") == @(active|de
 # database's table of jobs; one that has no row long after its start hangs.
 heartbeat() { # unit, seconds
   local job started
+  # That of a release from before says no row.
+  [ -e "$directory/schedulers/$1/libexec/settle.py" ] || return 75
   job=$(systemctl show --property=StatusText --value "$1" | sed --quiet 's/.*\[job \([0-9]*\)\]$/\1/p')
   if [ -z "$job" ]; then
     started=$(systemctl show --property=ActiveEnterTimestampMonotonic --value "$1")

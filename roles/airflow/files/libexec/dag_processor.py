@@ -61,7 +61,12 @@ class Manager(DagFileProcessorManager):
                 serialized_dags=[],
                 import_errors={**(parsing_result.import_errors or {}), relative_fileloc: storable(error)},
             )
-            super().persist_parsing_result(parsing_result=refused, **others)
+            try:
+                super().persist_parsing_result(parsing_result=refused, **others)
+            except Exception:
+                # As where the database cannot take the file's name: the log alone says so.
+                session.rollback()
+                raise
             raise
 
 

@@ -14,10 +14,11 @@ tests/airflow/test_executor.py fails as soon as the locked Airflow has one of th
 import ctypes
 import multiprocessing
 import signal
+import sys
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from multiprocessing import SimpleQueue
+from multiprocessing.queues import SimpleQueue
 from typing import TYPE_CHECKING, ClassVar
 from uuid import UUID
 
@@ -31,7 +32,7 @@ from airflow.models.taskinstance import TaskInstance
 from airflow.utils.session import create_session
 from airflow.utils.state import CallbackState, TaskInstanceState
 from lvao_notify import say
-from sqlalchemy import update
+from sqlalchemy import select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 if TYPE_CHECKING:
@@ -40,6 +41,19 @@ if TYPE_CHECKING:
 SECONDS_BETWEEN_LOOKS = 2
 # A worker without work ends at once when it is told to.
 SECONDS_TO_END = 10
+
+
+class Outbox(SimpleQueue):
+    """Takes what workloads came to: the state alone, without an exception.
+
+    An exception of a web client's cannot be unpickled, which would end the scheduler's loop. And a state is short: a
+    worker that is killed while it writes leaves no half of it, for which the scheduler would wait.
+    """
+
+    def put(self, result: "WorkloadResultType") -> None:
+        """Put a result without its exception, which nobody asks for."""
+        key, state, _ = result
+        super().put((key, state, None))
 
 
 @dataclass(eq=False)
@@ -107,7 +121,9 @@ class LocalExecutor(local_executor.LocalExecutor):
 
     def _bury(self) -> None:
         """Forget the workers that have died, and fail what they had."""
-        for worker in [worker for worker in self.pool if not worker.process.is_alive()]:
+        dead = [worker for worker in self.pool if not worker.process.is_alive()]
+        self._read_results()  # one may have ended since the last time
+        for worker in dead:
             self.pool.remove(worker)
             if worker.workload:
                 self.log.error("A worker died with %s, exit status %s", worker.workload.key, worker.process.exitcode)
@@ -120,7 +136,8 @@ class LocalExecutor(local_executor.LocalExecutor):
             self._spawn_workers_with_gc_freeze(missing)
 
     def _spawn_worker(self) -> None:
-        inbox, outbox = SimpleQueue(), SimpleQueue()
+        context = multiprocessing.get_context()
+        inbox, outbox = SimpleQueue(ctx=context), Outbox(ctx=context)
         process = multiprocessing.Process(
             target=local_executor._run_worker,
             kwargs={
@@ -142,14 +159,17 @@ class LocalExecutor(local_executor.LocalExecutor):
         """
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         self.log.info("Shutting down LocalExecutor; waiting for running tasks to finish.")
+        # After an error there is no heartbeat, so that the watchdog puts another in its place, and drain.py beside it.
+        was_told = isinstance(sys.exception(), SystemExit)
+        if not was_told:
+            say("takes nothing new, for its loop has ended", self.job_id)
         for worker in self.pool:
             worker.inbox.put(None)
         last = time.monotonic() + SECONDS_TO_END
         while self.pool:
-            self._read_results()
-            self._bury()
-            self._give_back()
-            self._keep_alive()
+            self._finish_what_runs()
+            if was_told:
+                self._keep_alive()
             if any(worker.workload for worker in self.pool):
                 last = time.monotonic() + SECONDS_TO_END
             elif time.monotonic() > last:
@@ -157,6 +177,15 @@ class LocalExecutor(local_executor.LocalExecutor):
                     worker.process.kill()
             time.sleep(SECONDS_BETWEEN_LOOKS)
         self._give_back()
+
+    def _finish_what_runs(self) -> None:
+        try:
+            self._read_results()
+            self._bury()
+            self._give_back()
+        except Exception:
+            # Whoever leaves while workers still run tasks has them taken for lost.
+            self.log.exception("Cannot see what has ended")
 
     def _give_back(self) -> None:
         """Let another scheduler queue what this one has queued, but no worker has.
@@ -223,8 +252,29 @@ class CanaryExecutor(LocalExecutor):
             team_name: As above.
         """
         super().__init__(parallelism, team_name)
+        self.is_wanted = False
+
+    def heartbeat(self) -> None:
+        """Look, too, whether a canary waits."""
+        super().heartbeat()
+        waits = (TaskInstance.executor == self.name.alias, TaskInstance.state == TaskInstanceState.SCHEDULED)
+        try:
+            with create_session() as session:
+                self.is_wanted = session.scalar(select(TaskInstance.id).where(*waits).limit(1)) is not None
+        except SQLAlchemyError as error:
+            self.is_wanted = False
+            self.log.warning("Cannot look for a canary: %s", type(error).__name__)
+
+    @property
+    def slots_available(self) -> int:
+        """How many more it takes: none where none waits.
+
+        For a free slot that no other task may have, the scheduler would ask for each task that waits, one by one.
+        """
+        return super().slots_available if self.is_wanted else 0
 
     @property
     def slots_occupied(self) -> int:
         """How many it has of the slots that `[core] parallelism` allows: its own comes on top."""
-        return super().slots_occupied - 1
+        occupied = super().slots_occupied
+        return occupied - 1 if occupied or self.is_wanted else 0

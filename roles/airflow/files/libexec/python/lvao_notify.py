@@ -5,6 +5,9 @@ import re
 import socket
 import subprocess
 
+# systemd ignores a message beyond 4,096 bytes; a character has four at most.
+CHARACTERS_SHOWN = 1000
+
 
 def say(status: str, job: int | str | None) -> None:
     """Show a line in `systemctl status`. Outside of systemd nothing is shown.
@@ -16,6 +19,7 @@ def say(status: str, job: int | str | None) -> None:
         job: The row's id, if it is known.
     """
     if address := os.environ.get("NOTIFY_SOCKET", ""):
+        status = status[:CHARACTERS_SHOWN]
         line = f"STATUS={status} [job {job}]" if job else f"STATUS={status}"
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
             notify.sendto(line.encode(), address.replace("@", "\0", 1))
