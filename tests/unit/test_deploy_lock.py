@@ -51,6 +51,20 @@ def test_a_free_lock_is_taken_and_says_by_whom(path: Path) -> None:
     assert record["since"] < record["until"]
 
 
+def test_its_folder_is_made(tmp_path: Path) -> None:
+    path = tmp_path / "deploys/lock.json"
+    MODULE.take(path, holder(1), 60)
+    assert path.parent.stat().st_mode & 0o777 == 0o755
+
+
+def test_a_folder_that_others_may_write_to_is_refused(path: Path) -> None:
+    """They could hold the lock, or forge its owner."""
+    path.parent.chmod(0o1777)
+    with pytest.raises(OSError, match="others may write in"):
+        MODULE.take(path, holder(1), 60)
+    assert not path.exists()
+
+
 def test_another_is_refused_and_told_who_holds_it(path: Path) -> None:
     record = held(path)
     with pytest.raises(MODULE.HeldError, match=r"alice@laptop for site.yml \(process 1\) since 2020-01-01T00:00:00Z"):
@@ -147,7 +161,7 @@ def test_check_mode_writes_nothing(path: Path) -> None:
 
 def test_what_is_no_file_of_its_own_is_refused(path: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        MODULE.take(tmp_path / "nowhere/lock.json", holder(1), 60)
+        MODULE.take(tmp_path / "nowhere/below/lock.json", holder(1), 60)
     path.symlink_to(tmp_path / "other")
     with pytest.raises(OSError, match="symbolic link"):
         MODULE.take(path, holder(1), 60)

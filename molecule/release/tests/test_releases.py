@@ -161,7 +161,7 @@ def test_nothing_to_do_changes_nothing(host: Host, long_run: str) -> None:
     assert (processes(host), live(host)) == before
 
 
-LOCK = "/run/lock/lvao-airflow-deploy.json"
+LOCK = "/run/lvao-airflow/deploy.json"
 
 
 def write_lock(host: Host, *, until: str) -> None:

@@ -13,7 +13,7 @@ description:
   - The action plugin of the same name says who asks, and takes over at once what a dead process of its machine left.
 options:
   path:
-    description: The lock file, in an existing folder.
+    description: The lock file. Its folder is made where it is missing. Others must not be able to write there.
     type: path
     required: true
   state:
@@ -80,16 +80,16 @@ author: the lvao-airflow maintainers
 EXAMPLES = r"""
 - name: Take the lock
   deploy_lock:
-    path: /run/lock/deploy.json
+    path: /run/deploys/lock.json
 
 - name: Renew it, or fail if another has taken it meanwhile, even if that one is done with it
   deploy_lock:
-    path: /run/lock/deploy.json
+    path: /run/deploys/lock.json
     renew: true
 
 - name: Release it
   deploy_lock:
-    path: /run/lock/deploy.json
+    path: /run/deploys/lock.json
     state: absent
 """
 
@@ -108,6 +108,7 @@ previous:
   returned: changed
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -125,6 +126,14 @@ TEXTS = ("who", "what", "since", "until")
 
 class LostError(Exception):
     """This process held the lock, and nobody does now."""
+
+
+class OpenFolderError(OSError):
+    """Others may put a lock into the folder."""
+
+    def __init__(self, folder: Path) -> None:
+        """Name the folder."""
+        super().__init__(errno.EPERM, f"others may write in {folder}, and so hold the lock or forge its owner")
 
 
 class HeldError(Exception):
@@ -150,6 +159,24 @@ def describe(record: dict) -> str:
     return "{who} for {what} (process {process[id]}) since {since}".format(**record)
 
 
+def make_folder(folder: Path) -> None:
+    """Make the lock's folder, unless it is there.
+
+    Args:
+        folder: Which one.
+
+    Raises:
+        OpenFolderError: Others may write there.
+        OSError: It cannot be made.
+    """
+    with suppress(FileExistsError):
+        folder.mkdir()
+        folder.chmod(0o755)  # whatever the umask
+    found = folder.stat()
+    if found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        raise OpenFolderError(folder)
+
+
 @contextmanager
 def opened(path: Path, create: bool) -> Iterator[BinaryIO]:
     """Open the lock file, with nobody else at it.
@@ -163,8 +190,10 @@ def opened(path: Path, create: bool) -> Iterator[BinaryIO]:
 
     Raises:
         FileNotFoundError: It is missing, or its folder is.
-        OSError: It cannot be opened.
+        OSError: It cannot be opened, or others may write in its folder.
     """
+    if create:
+        make_folder(path.parent)
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
     while True:
         with os.fdopen(os.open(path, flags, 0o600), "r+b", buffering=0) as file:
