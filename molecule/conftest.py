@@ -37,6 +37,9 @@ Ended = subprocess.CompletedProcess[str]
 T = TypeVar("T")
 Json = str | int | bool | list | dict | None
 
+# Its checks say what they found, as those of the tests do.
+pytest.register_assert_rewrite("deploys")
+
 # Molecule asks for colours, which tests cannot read.
 os.environ |= {"ANSIBLE_FORCE_COLOR": "false", "ANSIBLE_NOCOLOR": "true"}
 

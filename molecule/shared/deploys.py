@@ -123,7 +123,7 @@ def requests_of_users(host: Host, airflow: Airflow) -> list[tuple[str, str, None
 
 
 @contextmanager
-def steady_runs(airflow: Airflow, every_seconds: float = 15) -> Iterator[list[str]]:
+def steady_runs(airflow: Airflow, every_seconds: float = 30) -> Iterator[list[str]]:
     """Trigger runs of the sleeper while the block runs, and list them in order."""
     runs: list[str] = []
     with repeated(lambda: runs.append(airflow.trigger("sleeper")), every_seconds):
@@ -157,24 +157,24 @@ def burst(airflow: Airflow, tasks: int, seconds: int, lost: int = 0, schedulers:
         tasks: How many.
         seconds: How long each sleeps.
         lost: How many at most had to run twice.
-        schedulers: How many took part, one after the other.
+        schedulers: How many at least took part, one after the other.
     """
     host = airflow.host
     slots = int(run_with_airflow(host, "import os", "os.environ['AIRFLOW__CORE__PARALLELISM']"))
     seen: list[dict[str, float]] = []
     with repeated(lambda: seen.extend(*query(host, HEARTBEATS)), 5):
         run_id = airflow.trigger("burst", {"tasks": tasks, "seconds": seconds})
-        wait_for(lambda: query(host, TRIES, run=run_id) or None, 60, "the burst")
+        wait_for(lambda: "running" in {task["state"] for task in query(host, TRIES, run=run_id)}, 60, "the burst")
         yield
         ended = {"success", "failed"}
         wait_for(lambda: ended & {airflow.state("burst", run_id)}, 600, "the burst to end")
     print("the oldest heartbeat:", max(scheduler["age"] for scheduler in seen))
     assert max(scheduler["running"] for scheduler in seen) <= slots + 1, "the canary has a slot of its own"
     found = query(host, TRIES, run=run_id)
-    assert len({task["scheduler"] for task in found}) == schedulers
+    assert len({task["scheduler"] for task in found}) >= schedulers
     tries = Counter((task["state"], task["tries"]) for task in found)
     again = tries.pop(("success", 2), 0)
-    assert again <= lost, "only what a killed scheduler ran runs again"
+    assert bool(lost) <= again <= lost, "what a killed scheduler ran runs again, and nothing else"
     assert tries == {("success", 1): tasks - again}
     # One that was killed has no heartbeat, and nobody keeps it.
     assert lost or max(scheduler["age"] for scheduler in seen) < 30 * PATIENCE

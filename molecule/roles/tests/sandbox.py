@@ -57,6 +57,13 @@ def allow_core_dumps() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
+def shut_the_gate() -> None:
+    """Remove what lets requests in, where the webserver itself sees it."""
+    for gate in Path("/proc").glob("[0-9]*/root/run/lvao-airflow/lvao-airflow-webserver/gate"):
+        gate.unlink()
+    Path("/run/lvao-airflow/lvao-airflow-webserver/gate").unlink()
+
+
 def ask_for_metadata() -> None:
     """Send a packet to what knows the instance's secrets at Scaleway."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
@@ -71,6 +78,7 @@ FORBIDDEN: dict[str, Callable[[], object]] = {
     "write a plugin": append("/var/lib/airflow/planted.py"),
     "write the configuration": append("/var/lib/airflow/airflow.cfg"),
     "write to another unit's directory": append("/run/lvao-airflow-webserver/gate/open"),
+    "shut the webserver's gate": shut_the_gate,
     "write what root notes of its unit": append("/run/lvao-airflow/planted"),
     "write where everybody may": append("/run/lock/planted"),
     "read another user's file": read("/srv/lvao-test/secret"),

@@ -119,7 +119,7 @@ def test_of_a_large_log_it_shows_the_end(host: Host, airflow: Airflow) -> None:
 
 
 def test_it_opens_its_gate_once_it_answers_and_shuts_it_before_it_stops(host: Host, airflow: Airflow) -> None:
-    gate = host.file(f"/run/{UNIT}/gate/open")
+    gate = host.file(f"/run/lvao-airflow/{UNIT}/gate")
     assert gate.exists
     host.check_output(f"systemctl restart --no-block {UNIT}")
     wait_for(lambda: not gate.exists, 10, "the gate to shut")

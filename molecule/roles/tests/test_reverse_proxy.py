@@ -39,9 +39,9 @@ def run_upstream(host: Host) -> Iterator[None]:
     source = Path(__file__).with_name("upstream.py").read_text()
     host.check_output(f"cat > /root/upstream.py <<'EOF'\n{source}\nEOF")
     host.check_output(f"systemctl stop {WEBSERVER}")
-    properties = "-p RuntimeDirectory=lvao-airflow-webserver/gate -p 'ExecStartPre=/usr/bin/sleep 4' -p KillMode=mixed"
+    properties = "-p 'ExecStartPre=/usr/bin/sleep 4' -p KillMode=mixed"
     host.check_output(f"systemd-run --no-block --unit={UPSTREAM} {properties} python3 /root/upstream.py")
-    wait_for(lambda: host.file("/run/lvao-airflow-webserver/gate/open").exists, 15, "the upstream")
+    wait_for(lambda: host.file("/run/lvao-airflow/lvao-airflow-webserver/gate").exists, 15, "the upstream")
     yield
     host.check_output(f"systemctl stop {UPSTREAM} && systemctl start --no-block {WEBSERVER}")
 
@@ -99,7 +99,7 @@ def test_a_request_that_the_upstream_did_not_take_is_held_though_the_gate_is_ope
     """As for a moment after a crash."""
     host.check_output(f"systemctl restart --no-block {UPSTREAM}")
     wait_for(lambda: unit_property(host, UPSTREAM, "SubState") == "start-pre", 10, "the upstream to be away")
-    host.check_output("touch /run/lvao-airflow-webserver/gate/open")
+    host.check_output("touch /run/lvao-airflow/lvao-airflow-webserver/gate")
     assert requests.get(f"{url}/", timeout=30).status_code == 200
 
 

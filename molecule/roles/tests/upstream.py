@@ -7,7 +7,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-GATE = Path("/run/lvao-airflow-webserver/gate/open")
+GATE = Path("/run/lvao-airflow/lvao-airflow-webserver/gate")
 # A line for each request that it has broken off.
 BROKEN = Path("/run/lvao-test-broken")
 
@@ -55,6 +55,7 @@ def main() -> None:
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     threading.Thread(target=server.serve_forever).start()
+    GATE.parent.mkdir(parents=True, exist_ok=True)
     GATE.touch()
     stop.wait()
     GATE.unlink()

@@ -268,13 +268,13 @@ def test_a_scheduler_that_hangs_is_followed_by_another_where_two_cannot_be(
 
 
 def test_a_scheduler_that_is_killed_loses_what_it_ran_alone(host: Host, airflow: Airflow) -> None:
-    with burst(airflow, 24, 10, lost=9, schedulers=2):
+    with burst(airflow, 16, 15, lost=9):
         host.check_output(f"sleep 5; systemctl kill --signal=KILL {SCHEDULER}")
 
 
 def test_tasks_outlive_an_execution_api_that_is_away(host: Host, airflow: Airflow) -> None:
     """Some run when it goes, some start while it is away; nobody holds what they ask."""
-    with burst(airflow, 16, 5):
+    with burst(airflow, 12, 5):
         host.check_output("sleep 5; systemctl stop caddy; sleep 60; systemctl start caddy")
 
 
