@@ -298,5 +298,7 @@ def test_ci_runs_what_make_test_runs() -> None:
     matrix = JOBS["ci/molecule"]["strategy"]["matrix"]
     assert set(matrix["scenario"]) == scenarios - {"vagrant"}
     assert {"scenario": "site", "debian": 12} in matrix["include"]
+    started = re.findall(r"SCENARIO=(\w+)", (PROJECT / "bin/test").read_text())
+    assert sorted(started) == sorted(matrix["scenario"])
     targets = set(re.findall(r"^(?:start|run) [a-z]+ ([a-z-]+)", (PROJECT / "bin/test").read_text(), re.MULTILINE))
     assert set(JOBS["ci/fast"]["strategy"]["matrix"]["target"]) == targets
