@@ -20,6 +20,7 @@ from conftest import (
     SECRETS,
     Airflow,
     address,
+    apply_role,
     assert_that_it_keeps_running,
     journal,
     reboot,
@@ -221,35 +222,26 @@ def test_check_mode_says_what_a_new_lock_would_change(host: Host, tmp_path: Path
 
 
 READER = "/etc/swift/proxy-server.conf"
+BUCKET_CHECK, DATABASE_CHECK = ("airflow_logging", "bucket"), ("airflow_database", "connection")
+WRONG_KEY = "airflow_logging_access_key, airflow_logging_secret_key or airflow_logging_region is wrong"
 BAD_SERVICES = {
-    "wrong secret key": (
-        {"airflow_logging_secret_key": "not-the-secret-key"},
-        "airflow_logging_access_key, airflow_logging_secret_key or airflow_logging_region is wrong",
-    ),
-    "unknown access key": (
-        {"airflow_logging_access_key": "lvao:nobody"},
-        "airflow_logging_access_key, airflow_logging_secret_key or airflow_logging_region is wrong",
-    ),
+    "unknown access key": (BUCKET_CHECK, {"airflow_logging_access_key": "lvao:nobody"}, WRONG_KEY),
     "no right to write": (
+        BUCKET_CHECK,
         {"airflow_logging_access_key": "lvao:reader", "airflow_logging_secret_key": "reader-of-nothing"},
         "it must be allowed to write, list, read and delete",
     ),
     "no such bucket": (
+        BUCKET_CHECK,
         {"airflow_logging_bucket_url": "s3://lvao-no-such-bucket", "airflow_logging_bucket_create": False},
         "airflow_logging_bucket_url names no bucket",
     ),
     "no storage there": (
+        BUCKET_CHECK,
         {"airflow_logging_endpoint_url": "http://127.0.0.1:9"},
         "look at airflow_logging_endpoint_url",
     ),
-    "wrong database password": (
-        {"airflow_database_password": "not-the-password"},
-        "password authentication failed",
-    ),
-    "no database there": (
-        {"airflow_database_port": 9},
-        "Look at airflow_database_host, _port",
-    ),
+    "no database there": (DATABASE_CHECK, {"airflow_database_port": 9}, "Look at airflow_database_host, _port"),
 }
 
 
@@ -266,13 +258,30 @@ def reader(host: Host) -> None:
 @pytest.mark.anywhere
 @pytest.mark.usefixtures("reader")
 @pytest.mark.parametrize("case", BAD_SERVICES)
-def test_a_service_that_refuses_us_stops_the_deploy_before_anything_changes(host: Host, case: str) -> None:
-    values, message = BAD_SERVICES[case]
+def test_a_service_that_refuses_us_is_named(host: Host, case: str) -> None:
+    (role, check), values, message = BAD_SERVICES[case]
+    ended = apply_role(host, role, entry_point=check, **values)
+    assert ended.returncode != 0
+    assert message in said(ended)
+
+
+@pytest.mark.anywhere
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"airflow_logging_secret_key": "not-the-secret-key"}, WRONG_KEY),
+        ({"airflow_database_password": "not-the-password"}, "password authentication failed"),
+    ],
+    ids=["bucket", "database"],
+)
+def test_a_service_that_refuses_us_stops_the_deploy_before_anything_changes(
+    host: Host, values: dict[str, str], message: str
+) -> None:
     running = [unit_property(host, unit, "MainPID") for unit in UNITS]
     host.check_output("touch /root/began")
     ended = run_playbook("deploy", HOSTS, "--extra-vars", json.dumps(values))
     assert ended.returncode != 0
-    assert message in " ".join(ended.stdout.split())
+    assert message in said(ended)
     assert "not-the-" not in ended.stdout
     assert not host.check_output(CHANGED)
     assert running == [unit_property(host, unit, "MainPID") for unit in UNITS]
