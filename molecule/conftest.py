@@ -144,7 +144,9 @@ def run_with_airflow(host: Host, imports: str, expression: str) -> Json:
     properties = " ".join(f"--property='EnvironmentFile={path}'" for path in fragments)
     properties += " --uid=airflow --quiet --wait --pipe --collect"
     code = shlex.quote(f"import json\n{imports}\nprint('\\n=>', json.dumps({expression}))")
-    ended = host.run(f"systemd-run {properties} /opt/airflow/current/venv/bin/python -c {code}")
+    release = "/opt/airflow/current"
+    python = f"env PYTHONPATH={release}/libexec/python {release}/venv/bin/python"
+    ended = host.run(f"systemd-run {properties} {python} -c {code}")
     assert ended.succeeded, ended.stderr
     # Airflow's logging comes on standard output, too.
     return json.loads(next(line for line in ended.stdout.splitlines() if line.startswith("=> "))[3:])
