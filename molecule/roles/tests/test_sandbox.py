@@ -23,6 +23,7 @@ FORBIDDEN = {
     "write a plugin": "EROFS",
     "write the configuration": "EACCES",
     "write to another unit's directory": "EROFS",
+    "shut the webserver's gate": "EROFS",
     "write what root notes of its unit": "EROFS",
     "write where everybody may": "EROFS",
     "read another user's file": "EACCES",
