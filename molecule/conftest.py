@@ -140,7 +140,7 @@ def run_with_airflow(host: Host, imports: str, expression: str) -> Json:
     Returns:
         Its value, which came as JSON.
     """
-    fragments = ["/opt/airflow/secrets/current/env.d/*.env", "/etc/airflow/env.d/*.env"]
+    fragments = ["/opt/airflow/secrets/current/env.d/*.env", "/etc/airflow/env.d/*.env", "/etc/airflow/dags.d/*.env"]
     properties = " ".join(f"--property='EnvironmentFile={path}'" for path in fragments)
     properties += " --uid=airflow --quiet --wait --pipe --collect"
     code = shlex.quote(f"import json\n{imports}\nprint('\\n=>', json.dumps({expression}))")

@@ -20,6 +20,7 @@ import httpx
 import pytest
 import task_process
 from airflow.dag_processing.dagbag import BundleDagBag
+from airflow.sdk import log
 from airflow.sdk._shared.secrets_masker import SecretsMasker
 from airflow.sdk.api.client import Client
 from airflow.sdk.api.datamodels._generated import BundleInfo, TaskInstance
@@ -246,3 +247,15 @@ def test_a_long_line_is_read_in_large_pieces(monkeypatch: pytest.MonkeyPatch, wi
 def test_another_adapter_of_the_site_still_acts() -> None:
     adapt = task_process._with_spellings(str.upper)
     assert {"secret", "SECRET"} <= adapt("secret")
+
+
+def test_the_group_may_read_a_log_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW__LOGGING__BASE_LOG_FOLDER", str(tmp_path))
+    # It is restored at the end.
+    monkeypatch.setattr(log, "init_log_file", log.init_log_file)
+    task_process.let_the_group_read_logs()
+    mask = os.umask(0o077)
+    file = log.init_log_file("dag_id=shop/attempt=1.log")
+    assert os.umask(mask) == 0o077
+    assert file.parent.stat().st_mode & 0o777 == 0o750
+    assert file.stat().st_mode & 0o777 == 0o640

@@ -120,6 +120,10 @@ BAD_INPUT = {
         {"reverse_proxy_accounts": {"lvao": f"$2a$14${'x' * 53}"}},
         "lvao in reverse_proxy_accounts is not an account",
     ),
+    "another unit's user": (
+        {"airflow_user": "lvao-airflow-webserver"},
+        "airflow_user is 'lvao-airflow-webserver': it must be the name of a system user",
+    ),
     "all of root's power": ({"airflow_user": "root"}, "airflow_user is 'root': it must be the name of a system user"),
     "the whole host": (
         {"airflow_directory": "/opt"},

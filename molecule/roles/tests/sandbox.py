@@ -5,6 +5,7 @@ import errno
 import mmap
 import multiprocessing
 import os
+import pwd
 import resource
 import socket
 import subprocess
@@ -12,6 +13,7 @@ import sys
 import tempfile
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from importlib import import_module
 from multiprocessing.shared_memory import SharedMemory
@@ -23,6 +25,10 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 CLONE_NEWUSER = 0x10000000
 PTRACE_ATTACH = 16
 MIB = 2**20
+OTHERS = {
+    f"lvao-airflow-{name}"
+    for name in ("webserver", "execution-api", "dag-processor", "triggerer", "log-server", "probe")
+}
 
 
 def system_call(name: str, *arguments: object) -> None:
@@ -64,6 +70,25 @@ def shut_the_gate() -> None:
     Path("/run/lvao-airflow/lvao-airflow-webserver/gate").unlink()
 
 
+def to_others(attempt: Callable[[Path], object]) -> None:
+    """Try something with each process of Airflow's other units, and of what root asks, until it works."""
+    users = {user.pw_uid: user.pw_name for user in pwd.getpwall()}
+    refusals = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        # It may have just ended.
+        with suppress(FileNotFoundError, ProcessLookupError):
+            if (user := users[process.stat().st_uid]) in OTHERS:
+                try:
+                    attempt(process)
+                except PermissionError as error:
+                    refusals[user] = error
+                else:
+                    return
+    if missing := OTHERS - {*refusals}:
+        raise LookupError(missing)
+    raise refusals.popitem()[1]
+
+
 def ask_for_metadata() -> None:
     """Send a packet to what knows the instance's secrets at Scaleway."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
@@ -79,6 +104,9 @@ FORBIDDEN: dict[str, Callable[[], object]] = {
     "write the configuration": append("/var/lib/airflow/airflow.cfg"),
     "write to another unit's directory": append("/run/lvao-airflow-webserver/gate/open"),
     "shut the webserver's gate": shut_the_gate,
+    "read what another unit keeps": lambda: list(Path("/var/lib/lvao-airflow-webserver").iterdir()),
+    "read what another unit is told": lambda: to_others(lambda process: (process / "environ").read_bytes()),
+    "signal another unit, or what root asks": lambda: to_others(lambda process: os.kill(int(process.name), 0)),
     "write what root notes of its unit": append("/run/lvao-airflow/planted"),
     "write where everybody may": append("/run/lock/planted"),
     "read another user's file": read("/srv/lvao-test/secret"),

@@ -39,7 +39,7 @@ def test_the_command_runs_in_the_sandbox_of_the_services(host: Host) -> None:
     code = "import pathlib; pathlib.Path('~/kept').expanduser().touch(); open('/opt/airflow/current/dags/x.py', 'a')"
     refused = host.run(f'LVAO_PROGRAM=python airflow -c "{code}"')
     assert "Read-only file system: '/opt/airflow/current/dags/x.py'" in refused.stderr
-    assert host.file("/var/lib/airflow/state/kept").exists
+    assert host.file("/var/lib/lvao-airflow-command/kept").user == "lvao-airflow-command"
 
 
 def test_who_is_in_the_group_may_run_the_command_and_nothing_else(host: Host) -> None:
@@ -135,6 +135,19 @@ def test_the_secrets_stand_beside_the_releases_for_root_alone(host: Host) -> Non
     assert host.run("runuser -u airflow -- ls /opt/airflow/secrets/current/").failed
     assert not host.run("grep -rlE 'FERNET_KEY|SECRET_KEY|JWT_SECRET' /opt/airflow/releases/*/etc").stdout
     assert host.run("runuser -u airflow -- cat /etc/airflow/env.d/10-core.env").failed
+
+
+def test_tasks_alone_may_lock_a_release(host: Host) -> None:
+    lock = f"flock --nonblock {CURRENT}/lock true"
+    host.check_output(f"runuser -u airflow -- {lock}")
+    assert "Permission denied" in host.run(f"runuser -u nobody -- {lock}").stderr
+    assert "Permission denied" in host.run(f"runuser -u lvao-airflow-dag-processor -- {lock}").stderr
+
+
+def test_a_probe_of_root_runs_as_no_other_process_does(host: Host) -> None:
+    code = "import os; print(os.getuid(), 'AIRFLOW__API__SECRET_KEY' in os.environ)"
+    asked = host.check_output(f'LVAO_PROBE=true LVAO_PROGRAM=python airflow -c "{code}"')
+    assert asked == f"{host.check_output('id -u lvao-airflow-probe')} False"
 
 
 def test_the_host_wins_over_the_environment_which_wins_over_what_all_have(host: Host) -> None:

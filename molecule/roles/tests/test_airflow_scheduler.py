@@ -24,10 +24,31 @@ def test_a_task_runs(host: Host, airflow: Airflow) -> None:
     assert "sesame" in airflow.log("log_canary", run_id, "write_token")
 
 
-def test_the_key_that_signs_tokens_is_not_for_every_unit(host: Host) -> None:
-    for name, wanted in (("scheduler", True), ("log-server", True), ("dag-processor", False), ("triggerer", False)):
-        fragments = unit_property(host, f"lvao-airflow-{name}", "EnvironmentFiles")
-        assert ("/api-auth.env" in fragments) is wanted
+# What each unit gets of the secrets: the database, the fernet key, the bucket, the sessions, the tokens, what DAGs use.
+SECRETS = {
+    "scheduler": "database fernet bucket tokens dags",
+    "dag-processor": "database fernet bucket dags",
+    "triggerer": "database fernet bucket sessions dags",
+    "log-server": "sessions",
+    "webserver": "database fernet bucket sessions tokens",
+    "execution-api": "database fernet tokens",
+}
+NAMES = {
+    "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": "database",
+    "AIRFLOW__CORE__FERNET_KEY": "fernet",
+    "AIRFLOW_CONN_S3LOGS": "bucket",
+    "AIRFLOW__API__SECRET_KEY": "sessions",
+}
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_each_unit_has_a_user_and_the_secrets_that_it_needs(host: Host, name: str) -> None:
+    unit = f"lvao-airflow-{name}"
+    assert unit_property(host, unit, "User") == ("airflow" if name == "scheduler" else unit)
+    fragments, unset = unit_property(host, unit, "EnvironmentFiles"), unit_property(host, unit, "UnsetEnvironment")
+    found = {secret for variable, secret in NAMES.items() if variable not in unset.split()}
+    found |= {secret for file, secret in {"/api-auth.env": "tokens", "/dags.d/": "dags"}.items() if file in fragments}
+    assert found == set(SECRETS[name].split())
 
 
 def test_it_starts_once_the_execution_api_answers(host: Host, airflow: Airflow) -> None:

@@ -37,6 +37,14 @@ def test_it_is_closed_to_what_it_does_not_need(host: Host, unit: str) -> None:
     assert ("/webserver.env" in unit_property(host, unit, "EnvironmentFiles")) is (unit == UNIT)
 
 
+@BOTH
+def test_a_closed_gate_beside_one_that_runs_is_opened(host: Host, unit: str) -> None:
+    gate = f"/run/lvao-airflow/{unit}/gate"
+    host.check_output(f"rm {gate} && systemctl start lvao-airflow-watchdog")
+    assert host.file(gate).exists
+    assert f"{unit} runs, and its gate was closed: opened it." in journal(host, "lvao-airflow-watchdog")
+
+
 def test_it_answers_and_knows_its_database(airflow: Airflow) -> None:
     assert airflow.health()["metadatabase"] == "healthy"
 

@@ -22,8 +22,11 @@ FORBIDDEN = {
     "write a package": "EROFS",
     "write a plugin": "EROFS",
     "write the configuration": "EACCES",
-    "write to another unit's directory": "EROFS",
+    "write to another unit's directory": "EACCES",
     "shut the webserver's gate": "EROFS",
+    "read what another unit keeps": "EACCES",
+    "read what another unit is told": "EACCES",
+    "signal another unit, or what root asks": "EPERM",
     "write what root notes of its unit": "EROFS",
     "write where everybody may": "EROFS",
     "read another user's file": "EACCES",
@@ -90,8 +93,12 @@ def careless(airflow: Airflow) -> dict[str, dict[str, Any]]:
 @pytest.fixture(scope="module")
 def tried(host: Host, airflow: Airflow) -> dict[str, Any]:
     """What became of all that a task tried."""
+    probe = "LVAO_PROBE=true LVAO_PROGRAM=python LVAO_UNIT=lvao-test-probe airflow -c 'import time; time.sleep(600)'"
+    host.check_output(f"setsid env {probe} >/dev/null 2>&1 &")
     run_id = airflow.trigger("sandbox")
-    assert airflow.finish("sandbox", run_id) == "success", airflow.log("sandbox", run_id, "try") + journal(host, UNIT)
+    ended = airflow.finish("sandbox", run_id)
+    host.check_output("systemctl stop lvao-test-probe")
+    assert ended == "success", airflow.log("sandbox", run_id, "try") + journal(host, UNIT)
     return airflow.call("GET", f"/dags/sandbox/dagRuns/{run_id}/taskInstances/try/xcomEntries/return_value")[1]["value"]
 
 
@@ -116,14 +123,15 @@ def test_a_task_may(tried: dict[str, Any], what: str) -> None:
 
 
 def test_what_a_task_leaves_at_home_keeps_nothing_from_the_database_and_the_logs(host: Host) -> None:
-    planted = "/var/lib/airflow/state/.postgresql/root.crt /var/lib/airflow/state/.aws/config"
+    home, user = "/var/lib/lvao-airflow-command", "lvao-airflow-command"
+    planted = f"{home}/.postgresql/root.crt {home}/.aws/config"
     host.check_output(f"for file in {planted}; do mkdir $(dirname $file) && echo x > $file; done")
-    host.check_output("chown -R airflow: /var/lib/airflow/state/.postgresql /var/lib/airflow/state/.aws")
+    host.check_output(f"chown -R {user}: {home}/.postgresql {home}/.aws")
     try:
         host.check_output("airflow db check")
         host.check_output('LVAO_PROGRAM=python airflow -c \'import boto3; boto3.client("s3", region_name="x")\'')
     finally:
-        host.check_output("rm -r /var/lib/airflow/state/.postgresql /var/lib/airflow/state/.aws")
+        host.check_output(f"rm -r {home}/.postgresql {home}/.aws")
 
 
 def test_a_task_that_shows_the_environment_of_each_process_shows_no_secret(

@@ -237,6 +237,9 @@ def test_a_scheduler_whose_successor_has_to_wait_is_followed_though_the_caller_i
     host.check_output(f"echo another > /run/lvao-airflow/{unit.removesuffix('.service')}/base")
     waits = host.run("LVAO_HANDOVER=false /opt/airflow/current/libexec/apply scheduler")
     assert waits.rc == os.EX_TEMPFAIL
+    # A task, whose user is another, cannot stop what keeps the heartbeat.
+    stays = unit_property(host, unit, "ControlPID")
+    assert host.check_output(f"ps --no-headers -o user:32 -p {stays}") == "lvao-airflow-probe"
     host.check_output(f"touch {alarm}")
     assert_first_try(airflow, run_id, live_edition(host))
     watch_until_followed(host, hasty_watchdog, before)

@@ -64,7 +64,7 @@ heartbeat() { # unit, seconds
     awk -v started="$started" -v patience="$(($2 + 300))" '{exit ($1 - started / 1e6 > patience) ? 69 : 75}' /proc/uptime
     return
   fi
-  LVAO_PROGRAM=python LVAO_QUIET=true timeout 60 "$release/bin/airflow" "$release/libexec/heartbeat.py" "$job" "$2" >/dev/null 2>&1
+  LVAO_PROBE=true LVAO_PROGRAM=python LVAO_QUIET=true timeout 60 "$release/bin/airflow" "$release/libexec/heartbeat.py" "$job" "$2" >/dev/null 2>&1
 }
 
 # Whether a scheduler that runs has been without a heartbeat: after a database that was away for long, or by a fault, its loop has

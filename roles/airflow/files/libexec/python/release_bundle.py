@@ -34,7 +34,9 @@ class ReleaseDagBundle(LocalDagBundle):
         release = self._path.parent.resolve()
         self._path = release / self._path.name
         # The script `confirm` removes no release that is locked; the lock ends with the task's process.
-        descriptor = os.open(release, os.O_RDONLY | os.O_DIRECTORY)
+        lock = release / "lock"
+        # A deploy from an older tree has made none.
+        descriptor = os.open(lock if lock.exists() else release, os.O_RDONLY)
         weakref.finalize(self, os.close, descriptor)
         # Nobody may hold a task up by a lock of their own.
         with suppress(BlockingIOError):

@@ -15,6 +15,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from pathlib import Path
 from types import ModuleType
 from urllib.parse import quote, quote_plus, unquote
 
@@ -25,6 +26,7 @@ from airflow.configuration import conf
 from airflow.dag_processing.importers import python_importer
 from airflow.models import crypto
 from airflow.sdk import crypto as sdk_crypto
+from airflow.sdk import log
 from airflow.sdk._shared import secrets_masker as sdk_secrets_masker
 from airflow.sdk.definitions.connection import Connection
 from airflow.sdk.execution_time import supervisor
@@ -219,11 +221,26 @@ def read_long_lines() -> None:
     )
 
 
+def let_the_group_read_logs() -> None:
+    """Have the log server, which has the group of the tasks' user, read their logs, and nothing else."""
+    init_log_file = log.init_log_file
+
+    def init(local_relative_path: str) -> Path:
+        mask = os.umask(0o027)
+        try:
+            return init_log_file(local_relative_path)
+        finally:
+            os.umask(mask)
+
+    log.init_log_file = init
+
+
 def prepare() -> None:
     """Prepare a scheduler, before it starts the processes that run its tasks."""
     protect_secrets()
     end_at_crashes()
     read_long_lines()
+    let_the_group_read_logs()
 
 
 if __name__ == "__main__":
