@@ -9,10 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import allowed
 import command_line
 import file_argument
 import pytest
-from airflow.cli import cli_config
+import yaml
+from airflow.cli import cli_config, cli_parser
 from airflow.providers.fab.cli import definition
 
 PROGRAM = Path(command_line.__file__)
@@ -144,3 +146,43 @@ def test_the_options_with_a_value_are_those_that_airflow_has(group: str, action:
     flags = [action for action in parser._actions if action.option_strings and action.nargs == 0]
     assert not {name for option in flags for name in option.option_strings} & set(file_argument.WITH_VALUE)
     assert len([action for action in parser._actions if not action.option_strings]) == 1
+
+
+# Read one by one: none runs code, writes a file, shows a secret or changes an account.
+HARMLESS = """
+--alias --allow-multiple --bundle-name --color --columns --conf --dag-id --dag-run-conf --downstream --dry-run
+--end-date --field --from-date --full --help --hostname --job-type --limit --logical-date --map-index
+--max-active-runs --name --no-backfill --no-replace-microseconds --no-run-on-latest-version --num-executions
+--only-failed --only-running --output --partition-date-end --partition-date-start --partition-key --reprocess-behavior
+--run-backwards --run-id --run-on-latest-version --start-date --state --table --task-regex --to-date
+--treat-dag-id-as-regex --upstream --uri --verbose --yes
+"""
+
+
+def options_of(command: str) -> list[list[str]]:
+    """Ask Airflow for the options of a command, each by all its names."""
+    parser = cli_parser.get_parser()
+    for word in command.split():
+        groups = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+        parser = groups[0].choices[word]
+    assert not any(isinstance(action, argparse._SubParsersAction) for action in parser._actions), command
+    return [action.option_strings for action in parser._actions if action.option_strings]
+
+
+def test_every_option_that_the_group_may_use_has_been_read() -> None:
+    """If this fails, Airflow has a new one: read what it does, and note it here or in allowed.py."""
+    defaults = yaml.safe_load((PROGRAM.parents[2] / "defaults/main.yml").read_text())
+    unread = {
+        (command, names[-1])
+        for command in defaults["airflow_command_allowed"]
+        for names in options_of(command)
+        if not {*HARMLESS.split(), *allowed.FOR_ROOT.get(command, ())} & set(names)
+    }
+    # There it means the jobs of this host.
+    assert unread == {("jobs check", "--local")}
+
+
+def test_options_for_root_are_known_by_all_their_names() -> None:
+    for command, names in allowed.FOR_ROOT.items():
+        known = [option for option in options_of(command) if set(option) & set(names)]
+        assert {name for option in known for name in option} == set(names), command

@@ -5,13 +5,24 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+import yaml
 
 FILES = Path(__file__).parents[2] / "roles/airflow/files"
-SPEC = importlib.util.spec_from_file_location("file_argument", FILES / "libexec/file_argument.py")
-COMMAND = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(COMMAND)
+
+
+def load(name: str) -> ModuleType:
+    """Load a program of the release's as a module."""
+    spec = importlib.util.spec_from_file_location(name, FILES / f"libexec/{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+COMMAND, ALLOWED = load("file_argument"), load("allowed")
+DEFAULT = yaml.safe_load((FILES.parent / "defaults/main.yml").read_text())["airflow_command_allowed"]
 # Says what it is told, and passes on what it reads.
 SANDBOXED = '#!/bin/sh\necho "$@" >&2\nexec cat\n'
 
@@ -22,9 +33,13 @@ def program(tmp_path: Path) -> Path:
     release = tmp_path / "opt/releases/one"
     (release / "bin").mkdir(parents=True)
     (release / "libexec").mkdir()
+    (release / "etc").mkdir()
+    (release / "etc/command_allowed.json").write_text('["dags list"]')
     (tmp_path / "opt/current").symlink_to(release)
-    shutil.copy(FILES / "libexec/file_argument.py", release / "libexec")
-    for name, content in (("airflow", (FILES / "airflow").read_text()), ("airflow-sandboxed", SANDBOXED)):
+    for name in ("file_argument", "allowed"):
+        shutil.copy(FILES / f"libexec/{name}.py", release / "libexec")
+    programs = {name: (FILES / name).read_text() for name in ("airflow", "airflow-allowed")}
+    for name, content in (programs | {"airflow-sandboxed": SANDBOXED}).items():
         (release / "bin" / name).write_text(content)
         (release / "bin" / name).chmod(0o755)
     (tmp_path / "airflow").symlink_to(tmp_path / "opt/current/bin/airflow")
@@ -127,10 +142,95 @@ def test_a_file_is_opened_with_the_callers_rights(program: Path, action: str, pa
 @AS_ROOT
 def test_who_is_not_root_goes_by_sudo(program: Path) -> None:
     ended = run(program, "dags", "list", **NOBODY)
-    assert ended.stderr == f"-- {program.parent}/opt/current/bin/airflow-sandboxed dags list\n"
+    assert ended.stderr == f"-- {program.parent}/opt/current/bin/airflow-allowed dags list\n"
 
 
 def test_sudo_lets_nobody_run_what_opens_files() -> None:
     """Root would open any: what sudoers names gets them as standard input and output."""
     rule = (FILES.parent / "templates/sudoers.j2").read_text().splitlines()[-1]
-    assert rule.endswith("NOPASSWD: {{ airflow_current }}/bin/airflow-sandboxed")
+    assert rule.endswith("NOPASSWD: {{ airflow_current }}/bin/airflow-allowed")
+
+
+def test_who_comes_by_sudo_gets_what_the_site_allows(program: Path) -> None:
+    allowed = program.parent / "opt/current/bin/airflow-allowed"
+    assert run(allowed, "dags", "list", "-o", "json").stderr == "dags list -o json\n"
+    refused = run(allowed, "connections", "export", "-")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr == (
+        "airflow: `airflow connections export` is for root alone: use `sudo airflow`, if you may. "
+        "Your group may run what airflow_command_allowed lists, which a deploy changes: dags list.\n"
+    )
+
+
+def test_without_the_list_nobody_gets_by(program: Path) -> None:
+    (program.parent / "opt/current/etc/command_allowed.json").unlink()
+    ended = run(program.parent / "opt/current/bin/airflow-allowed", "dags", "list")
+    assert ended.returncode == 1
+    assert "dags list\n" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "-h",
+        "connections -h",
+        "connections export --help",
+        "version",
+        "dags list -o json --columns dag_id -v",
+        "dags trigger one --conf {} -l 2026-01-01",
+        "dags list-runs one -s 2026-01-01",
+        "dags show one",
+        "tasks clear one -t two -y",
+        "pools set one 2 three",
+    ],
+)
+def test_the_group_operates_dags(line: str) -> None:
+    assert ALLOWED.refusal(line.split(), [*DEFAULT, "pools"]) is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "users create -u me -r Admin",
+        "db shell",
+        "config get-value database sql_alchemy_conn",
+        "connections export - -h",
+        "connections",
+        "standalone",
+        "variables set one -h",
+        "-v dags list",
+        "-- dags list",
+        "dags",
+        "dags -v list",
+        "dags -- list",
+        "dags list-",
+        "dags tes",
+        "tasks test one two --post-mortem",
+        "rotate-fernet-key -h -h",
+        "-h standalone",
+    ],
+)
+def test_all_else_is_for_root(line: str) -> None:
+    assert "is for root alone" in ALLOWED.refusal(line.split(), DEFAULT)
+
+
+@pytest.mark.parametrize(
+    ("line", "option"),
+    [
+        ("dags list -l", "-l"),
+        ("dags list -vl", "-l"),
+        ("dags list --local", "--local"),
+        ("dags list --l", "--local"),
+        ("dags list -- --loc", "--local"),
+        ("dags list-import-errors -o json -l", "-l"),
+        ("dags show one --sav=x.png", "--save"),
+        ("dags show one -sx.png", "-s"),
+        ("dags show-dependencies --imgcat", "--imgcat"),
+        ("tasks clear . -yR", "-R"),
+        ("tasks test one two -m", "-m"),
+        ("dags test one --dagfile /dev/stdin", "--dagfile-path"),
+    ],
+)
+def test_an_option_that_does_more_is_for_root(line: str, option: str) -> None:
+    assert f"the option {option} of" in ALLOWED.refusal(line.split(), [*DEFAULT, "tasks", "dags test"])

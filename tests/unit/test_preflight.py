@@ -78,6 +78,10 @@ BAD_INPUT = {
         "airflow_jwt_secret is not valid: it must be 64 characters or more, with no dollar sign",
     ),
     "time span": ({"airflow_stop_timeout": "an hour"}, "airflow_stop_timeout is 'an hour': it must be a time span"),
+    "command with an option": (
+        {"airflow_command_allowed": ["dags list", "dags test --post-mortem"]},
+        "airflow_command_allowed holds dags test --post-mortem: each must be a command of Airflow's without options",
+    ),
     "execution API": (
         {"airflow_execution_api_url": "http://10.0.0.3:8080/execution"},
         "it must be an address that ends with a slash",
