@@ -1,15 +1,25 @@
-"""Who has logged in, by what a provider says."""
+"""Who has logged in, by what a provider says, and what ends with a logout."""
 
 import json
 import runpy
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import jwt
 import pytest
-from flask import Flask
+from airflow.models.revoked_token import RevokedToken
+from airflow.providers.fab.auth_manager.api_fastapi.routes.login import auth_router
+from airflow.providers.fab.www.extensions import init_session
+from flask import Flask, Response, session
+from flask.sessions import SecureCookieSessionInterface
 from flask_appbuilder.const import AUTH_DB, AUTH_OAUTH
+from flask_login import LoginManager, UserMixin, current_user, login_user, logout_user
+from flask_sqlalchemy import SQLAlchemy
+from sqlalchemy import text
+from werkzeug.test import Client
 
 CONFIG = Path(__file__).parents[2] / "roles/airflow_webserver/files/webserver_config.py"
 SSO = {"name": "sso", "metadata_url": "https://sso/", "client_id": "airflow", "client_secret": "secret"}
@@ -90,3 +100,102 @@ def test_groups_are_a_list(load: Load, groups: str | list[str] | None, keys: lis
 def test_who_has_no_name_is_refused(load: Load) -> None:
     with pytest.raises(KeyError):
         ask(load(SSO | {"username_claim": "preferred_username"}), {"sub": "1"})
+
+
+@pytest.fixture
+def app(load: Load, tmp_path: Path) -> Flask:
+    """Make an application with the sessions of the webserver, which somebody may log in to."""
+    config = load()
+    app = Flask(__name__)
+    app.secret_key = secrets.token_hex()
+    app.config["SQLALCHEMY_DATABASE_URI"] = f"sqlite:///{tmp_path}/sessions.db"
+    app.session_interface = config["_Sessions"](
+        app=app, client=SQLAlchemy(app), permanent=True, table="session", key_prefix="", use_signer=True
+    )
+    somebody = UserMixin()
+    somebody.id = "1"
+    LoginManager(app).user_loader({"1": somebody}.get)
+
+    @app.get("/form")
+    def form() -> str:
+        return session.setdefault("csrf_token", secrets.token_hex())
+
+    @app.get("/login/<jti>")
+    def login(jti: str) -> Response:
+        login_user(somebody)
+        response = Response("welcome")
+        response.set_cookie("_token", jwt.encode({"jti": jti, "exp": 2**32}, "x" * 32), httponly=True)
+        return response
+
+    @app.get("/begin/<int:at>")
+    def begin(at: int) -> list[str]:
+        session[f"_state_sso_{at}"] = {"data": {"nonce": secrets.token_hex(200)}, "exp": at}
+        return list(session)
+
+    @app.get("/who")
+    def who() -> str:
+        return str(current_user.is_authenticated)
+
+    @app.get("/logout/")
+    def logout() -> str:
+        logout_user()
+        session["_flashes"] = ["goodbye"]
+        return "goodbye"
+
+    return app
+
+
+def rows(app: Flask) -> int:
+    """Count the sessions that the database has."""
+    with app.app_context():
+        return app.session_interface.client.session.scalar(text("SELECT count(*) FROM session"))
+
+
+def with_cookie(app: Flask, cookie: str) -> Client:
+    """Make a browser that has a cookie of a session."""
+    browser = app.test_client()
+    browser.set_cookie("session", cookie)
+    return browser
+
+
+def test_strangers_keep_their_sessions_themselves(app: Flask) -> None:
+    for _ in range(3):
+        browser = app.test_client()
+        assert browser.get("/form").text == browser.get("/form").text
+        assert browser.get("/who").text == "False"
+    assert rows(app) == 0
+    browser.get("/login/a")
+    assert (browser.get("/who").text, rows(app)) == ("True", 1)
+
+
+def test_logins_that_a_stranger_begins_do_not_outgrow_a_cookie(app: Flask) -> None:
+    browser = app.test_client()
+    for at in range(20):
+        browser.get(f"/begin/{at}")
+    assert "_state_sso_19" in browser.get("/begin/7").json
+    assert len(browser.get_cookie("session").value) < 1000
+
+
+def test_a_logout_ends_the_session_and_its_tokens(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    revoked = []
+    monkeypatch.setattr(RevokedToken, "revoke", lambda jti, exp: revoked.append(jti))
+    browser = app.test_client()
+    browser.get("/login/a")
+    kept = with_cookie(app, browser.get_cookie("session").value)
+    kept.get("/login/b")
+    assert kept.get("/who").text == "True"
+    browser.get("/logout/")
+    assert sorted(set(revoked)) == ["a", "b"]
+    assert kept.get("/who").text == browser.get("/who").text == "False"
+    assert rows(app) == 0
+
+
+def test_a_stranger_is_nobody_whatever_airflow_has_signed(app: Flask) -> None:
+    others = SecureCookieSessionInterface().get_signing_serializer(app)
+    assert with_cookie(app, others.dumps({"_user_id": "1", "_fresh": True})).get("/who").text == "False"
+
+
+def test_airflow_takes_these_sessions_and_this_logout(load: Load) -> None:
+    config = load()
+    assert init_session.AirflowDatabaseSessionInterface is config["_Sessions"]
+    assert "/logout" not in {route.path for route in auth_router.routes}

@@ -14,6 +14,7 @@ from oidc_provider_mock._storage import Client, ClientAllowAny
 from testinfra.host import Host
 from werkzeug.serving import make_server
 
+DATABASE = "lvao-molecule-airflow"
 DOMAIN = "airflow.lvao.test"
 # What a User may ask for, and a Viewer may not.
 UNPAUSE = ("/dags/log_canary", "--request", "PATCH", "--json", '{"is_paused": false}')
@@ -218,6 +219,30 @@ def test_without_login_one_has_the_public_role_alone(host: Host) -> None:
     assert stranger.status("/dags") == 200
     assert stranger.status(*UNPAUSE) == 403
     assert stranger.status("/connections") == 403
+
+
+def test_a_logout_ends_copies_of_the_session_and_their_tokens(host: Host, provider: Provider) -> None:
+    provider.say("erin", email="erin@lvao.test", groups=["data-team"])
+    erin, thief = Person(host, "erin"), Person(host, "thief")
+    erin.log_in()
+    host.check_output(f"cp {erin.jar} {thief.jar}")
+    # A token of the thief's own.
+    assert is_logged_in(thief)
+    assert thief.status("/connections") == 200
+    status, where, text = erin.ask("/api/v2/auth/logout")
+    assert (status, where) == (200, f"https://{DOMAIN}/auth/login/"), text
+    assert thief.status("/connections") in {401, 403}
+    assert not is_logged_in(thief)
+    assert not is_logged_in(erin)
+
+
+@pytest.mark.usefixtures("provider")
+def test_who_does_not_log_in_leaves_nothing_in_the_database(host: Host) -> None:
+    ask = f"runuser -u postgres -- psql -d {DATABASE} -Atc 'TABLE session ORDER BY id'"
+    before = host.check_output(ask)
+    for path in ("/auth/login/", "/auth/users/list/", "/auth/login/sso"):
+        assert Person(host, "stranger").ask(path)[0] == 200
+    assert host.check_output(ask) == before
 
 
 def test_a_session_ends_however_busy_it_is(first: Person) -> None:

@@ -7,12 +7,24 @@ passwords.
 
 import json
 import os
+import time
+from datetime import UTC, datetime
+from http.cookies import SimpleCookie
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any
 
+import jwt
+from airflow.api_fastapi.auth.managers.base_auth_manager import COOKIE_NAME_JWT_TOKEN
+from airflow.models.revoked_token import RevokedToken
+from airflow.providers.fab.auth_manager.api_fastapi.routes.login import auth_router
 from airflow.providers.fab.auth_manager.security_manager.override import FabAirflowSecurityManagerOverride
-from flask import request
+from airflow.providers.fab.www.extensions import init_session
+from airflow.providers.fab.www.session import AirflowDatabaseSessionInterface
+from flask import Flask, Request, Response, request, session
+from flask.sessions import SecureCookieSessionInterface
 from flask_appbuilder.const import AUTH_DB, AUTH_OAUTH
+from flask_login import user_logged_out
+from flask_session.sqlalchemy import SqlAlchemySession
 
 _oidc = json.loads(os.environ["LVAO_OIDC"])
 _providers = {provider["name"]: provider for provider in _oidc["providers"]}
@@ -29,6 +41,89 @@ def _who_guesses() -> str:
 
 
 RATELIMIT_KEY_FUNC = _who_guesses
+
+
+# FAB's own logout, at /auth/logout/, answers where Airflow's no longer does: Airflow 3.3.2 only deletes the browser's
+# cookies there, and a copy of the session's logged in again.
+auth_router.routes[:] = [route for route in auth_router.routes if getattr(route, "path", "") != "/logout"]
+LOGOUT_REDIRECT_URL = "/auth/login/"
+
+
+def _end_session(_app: Flask, **_: object) -> None:
+    """Revoke the tokens that a session has given, and drop all that it holds, which deletes it."""
+    for token, end in session.get("_tokens", {}).items():
+        RevokedToken.revoke(token, datetime.fromtimestamp(end, UTC))
+    session.clear()
+
+
+user_logged_out.connect(_end_session, weak=False)
+
+
+class _Session(SqlAlchemySession):
+    """Knows whether the database has it."""
+
+    stored = False
+
+
+class _StrangersSessions(SecureCookieSessionInterface):
+    """Has a salt of its own: no cookie that Airflow signs for a person is taken for one."""
+
+    salt = "lvao-stranger"
+
+
+class _Sessions(AirflowDatabaseSessionInterface):
+    """Keeps people's sessions in the database, and strangers' in their browsers: each of their requests left a row."""
+
+    session_class = _Session
+    strangers = _StrangersSessions()
+
+    def __init__(self, *arguments: object, **options: object) -> None:
+        """Have about one request in a hundred delete the rows that have expired."""
+        super().__init__(*arguments, cleanup_n_requests=100, **options)
+
+    def open_session(self, app: Flask, request: Request) -> _Session:
+        """Find a person's session, or a stranger's.
+
+        Args:
+            app: Where the configuration is.
+            request: What has the cookie.
+
+        Returns:
+            The session, or a new one.
+        """
+        found = super().open_session(app, request)
+        found.stored = bool(found)
+        if not found.stored:
+            found.update(self.strangers.open_session(app, request) or {})
+            found.modified = False
+        return found
+
+    def save_session(self, app: Flask, session: _Session, response: Response) -> None:
+        """Keep a session where it belongs, and in a person's the tokens that it has given.
+
+        Args:
+            app: Where the configuration is.
+            session: What to keep.
+            response: What gets the cookie.
+        """
+        if session and "_user_id" not in session:
+            if session.stored:
+                self._delete_session(self._get_store_id(session.sid))
+            # FAB ends the last login alone that a browser has begun: browsers refuse a cookie with many.
+            begun = [name for name in session if name.startswith("_state_")]
+            for name in sorted(begun, key=lambda name: session[name]["exp"])[:-1]:
+                del session[name]
+            self.strangers.save_session(app, session, response)
+            return
+        for header in response.headers.getlist("Set-Cookie"):
+            if token := SimpleCookie(header).get(COOKIE_NAME_JWT_TOKEN):
+                claims = jwt.decode(token.value, options={"verify_signature": False})
+                tokens = {name: end for name, end in session.get("_tokens", {}).items() if end > time.time()}
+                session["_tokens"] = tokens | {claims["jti"]: claims["exp"]}
+        super().save_session(app, session, response)
+
+
+init_session.AirflowDatabaseSessionInterface = _Sessions
 
 
 class _OidcSecurityManager(FabAirflowSecurityManagerOverride):
