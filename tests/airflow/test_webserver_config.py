@@ -1,4 +1,4 @@
-"""Who has logged in, by what a provider says, and what ends with a logout."""
+"""Who has logged in, by what a provider says, what ends with a logout, and which passwords are refused."""
 
 import json
 import runpy
@@ -12,10 +12,13 @@ import jwt
 import pytest
 from airflow.models.revoked_token import RevokedToken
 from airflow.providers.fab.auth_manager.api_fastapi.routes.login import auth_router
+from airflow.providers.fab.auth_manager.security_manager.override import FabAirflowSecurityManagerOverride
 from airflow.providers.fab.www.extensions import init_session
+from fastapi import HTTPException
 from flask import Flask, Response, session
 from flask.sessions import SecureCookieSessionInterface
 from flask_appbuilder.const import AUTH_DB, AUTH_OAUTH
+from flask_appbuilder.exceptions import PasswordComplexityValidationError
 from flask_login import LoginManager, UserMixin, current_user, login_user, logout_user
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import text
@@ -33,6 +36,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Load:
     def load(*providers: dict[str, str]) -> dict[str, Any]:
         said = {"providers": providers, "role_mapping": {}, "registration_role": "Public", "roles_sync": True}
         monkeypatch.setenv("LVAO_OIDC", json.dumps(said))
+        monkeypatch.setenv("LVAO_PASSWORD_MIN_LENGTH", "12")
         return runpy.run_path(str(CONFIG))
 
     return load
@@ -55,7 +59,7 @@ def ask(config: dict[str, Any], claims: dict[str, Any], more: dict[str, Any] | N
 def test_without_providers_airflow_keeps_its_passwords(load: Load) -> None:
     config = load()
     assert config["AUTH_TYPE"] == AUTH_DB
-    assert "SECURITY_MANAGER_CLASS" not in config
+    assert "OAUTH_PROVIDERS" not in config
 
 
 @pytest.mark.parametrize(
@@ -199,3 +203,22 @@ def test_airflow_takes_these_sessions_and_this_logout(load: Load) -> None:
     config = load()
     assert init_session.AirflowDatabaseSessionInterface is config["_Sessions"]
     assert "/logout" not in {route.path for route in auth_router.routes}
+
+
+def test_a_short_password_is_refused_wherever_it_is_set(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load()
+    check = config["FAB_PASSWORD_COMPLEXITY_VALIDATOR"]
+    with pytest.raises(PasswordComplexityValidationError, match="must have 12 characters or more"):
+        check("x" * 11)
+    check("x" * 12)
+    manager = object.__new__(config["SECURITY_MANAGER_CLASS"])
+    added = []
+    monkeypatch.setattr(FabAirflowSecurityManagerOverride, "add_user", lambda *_, **facts: added.append(facts))
+    with Flask(__name__).app_context():
+        for refused in (lambda: manager._hash_password("x" * 11), lambda: manager.add_user("a", password="x" * 11)):
+            with pytest.raises(HTTPException, match="400: The password must have 12 characters or more"):
+                refused()
+        manager.add_user("a", password="x" * 12)
+        # Whom a provider knows.
+        manager.add_user("b")
+    assert [facts["hashed_password"].partition(":")[0] for facts in added] == ["scrypt", "scrypt"]

@@ -41,7 +41,15 @@ BAD_INPUT = {
     ),
     "empty database password": ({"airflow_database_password": ""}, "airflow_database_password is empty: set it"),
     "empty admin password": ({"airflow_database_admin_password": ""}, "airflow_database_admin_password is empty"),
-    "short admin password": ({"airflow_database_admin_password": "abc"}, "it must have 8 characters or more"),
+    "short admin password": ({"airflow_database_admin_password": "x" * 11}, "it must have 12 characters or more"),
+    "admin password of another rule": (
+        {"airflow_database_admin_password": "x" * 19, "airflow_webserver_password_min_length": 20},
+        "airflow_database_admin_password is too short: it must have 20 characters or more",
+    ),
+    "passwords of any length": (
+        {"airflow_webserver_password_min_length": 0},
+        "airflow_webserver_password_min_length is 0: it must be a number of characters between 8 and 128",
+    ),
     "no such sslmode": ({"airflow_database_sslmode": "yes"}, "value of airflow_database_sslmode must be one of"),
     "bucket": (
         {"airflow_logging_bucket_url": "lvao-preprod-airflow"},
@@ -528,3 +536,9 @@ def test_a_missing_value_is_named(tmp_path: Path, name: str) -> None:
     ended = preflight(tmp_path, {}, str(inventory))
     assert ended.returncode == 2, ended.stdout
     assert f"missing required arguments: {name}" in ended.stdout
+
+
+def test_the_admin_is_held_to_the_rule_of_all() -> None:
+    defaults = yaml.safe_load((PROJECT / "roles/airflow_webserver/defaults/main.yml").read_text())
+    rule = f"airflow_webserver_password_min_length | default({defaults['airflow_webserver_password_min_length']})"
+    assert rule in (PROJECT / "roles/airflow_database/vars/main.yml").read_text()

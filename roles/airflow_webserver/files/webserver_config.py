@@ -2,13 +2,14 @@
 
 What differs between environments comes in the environment variable LVAO_OIDC, for it holds secrets: a JSON object
 with `providers`, `role_mapping`, `registration_role` and `roles_sync`. Without providers, Airflow asks for its own
-passwords.
+passwords. A new one has LVAO_PASSWORD_MIN_LENGTH characters or more.
 """
 
 import json
 import os
 import time
 from datetime import UTC, datetime
+from http import HTTPStatus
 from http.cookies import SimpleCookie
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any
@@ -17,12 +18,15 @@ import jwt
 from airflow.api_fastapi.auth.managers.base_auth_manager import COOKIE_NAME_JWT_TOKEN
 from airflow.models.revoked_token import RevokedToken
 from airflow.providers.fab.auth_manager.api_fastapi.routes.login import auth_router
+from airflow.providers.fab.auth_manager.models import User
 from airflow.providers.fab.auth_manager.security_manager.override import FabAirflowSecurityManagerOverride
 from airflow.providers.fab.www.extensions import init_session
 from airflow.providers.fab.www.session import AirflowDatabaseSessionInterface
+from fastapi import HTTPException
 from flask import Flask, Request, Response, request, session
 from flask.sessions import SecureCookieSessionInterface
 from flask_appbuilder.const import AUTH_DB, AUTH_OAUTH
+from flask_appbuilder.exceptions import PasswordComplexityValidationError
 from flask_login import user_logged_out
 from flask_session.sqlalchemy import SqlAlchemySession
 
@@ -126,7 +130,48 @@ class _Sessions(AirflowDatabaseSessionInterface):
 init_session.AirflowDatabaseSessionInterface = _Sessions
 
 
-class _OidcSecurityManager(FabAirflowSecurityManagerOverride):
+def _check_password(password: str) -> None:
+    """Refuse a password that is too short.
+
+    Args:
+        password: A new one.
+
+    Raises:
+        PasswordComplexityValidationError: It is.
+    """
+    least = int(os.environ["LVAO_PASSWORD_MIN_LENGTH"])
+    if len(password) < least:
+        message = f"The password must have {least} characters or more."
+        raise PasswordComplexityValidationError(message)
+
+
+# The forms of the UI ask it.
+FAB_PASSWORD_COMPLEXITY_ENABLED = True
+FAB_PASSWORD_COMPLEXITY_VALIDATOR = _check_password
+
+
+class _SecurityManager(FabAirflowSecurityManagerOverride):
+    """Refuses short passwords in the API, too, which does not ask FAB's rule."""
+
+    def _hash_password(self, password: str) -> str:
+        # People whom a provider knows have an empty one, which logs nobody in.
+        if password:
+            try:
+                _check_password(password)
+            except PasswordComplexityValidationError as error:
+                raise HTTPException(HTTPStatus.BAD_REQUEST, str(error)) from error
+        return super()._hash_password(password)
+
+    def add_user(self, *facts: object, password: str = "", hashed_password: str = "", **more: object) -> User:
+        """Add a user, whose password is hashed before: Airflow would hide why it is refused."""
+        hashed_password = hashed_password or self._hash_password(password)
+        return super().add_user(*facts, hashed_password=hashed_password, **more)
+
+
+SECURITY_MANAGER_CLASS = _SecurityManager
+
+
+class _OidcSecurityManager(_SecurityManager):
     """Knows people by what every provider says of them, where FAB trusts names that they may choose."""
 
     def get_oauth_user_info(self, provider: str, resp: dict[str, Any]) -> dict[str, Any]:
