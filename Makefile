@@ -189,6 +189,10 @@ bench: ## Measure what an operator waits for
 
 LOCK = uv pip compile --quiet pyproject.toml --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links
+# A release that turns out to be malicious is mostly withdrawn within days. Versions that are locked already are kept, however young.
+LOCK_AGE ?= 7 days
+LOCK_AGED = $(if $(LOCK_AGE),--exclude-newer '$(LOCK_AGE)')
+LOCK_KEPT = $$(sed -n 's/==.*/=false/; s/^[a-z0-9]/--exclude-newer-package &/p' requirements/*.txt | sort -u)
 # uv writes each group, with what it already locks kept unless told otherwise. The audit takes one version of a package: the servers'.
 define LOCK_GROUPS
 for group in uv airflow; do $(LOCK) $(1) --group $$group --output-file $(2)/$$group.txt || exit 1; done; \
@@ -200,13 +204,13 @@ endef
 .PHONY: lock
 lock: ## Lock the packages that pyproject.toml names in requirements/, keep the others' versions, and renew what is derived
 	@bin/setup
-	@$(call LOCK_GROUPS,$(LOCK_OPTIONS),requirements)
+	@$(call LOCK_GROUPS,$(LOCK_AGED) $(or $(LOCK_OPTIONS),$(LOCK_KEPT)),requirements)
 	@bin/setup dags
 	@.venv-airflow/bin/python bin/airflow-settings > roles/airflow/vars/main/settings.yml
 
 .PHONY: upgrade
 upgrade: LOCK_OPTIONS = --upgrade
-upgrade: lock ## The same, with the latest version of each
+upgrade: lock ## The same, with the latest version of each that is a week old: LOCK_AGE='0 days' takes a fix at once
 
 .PHONY: lock-check
 lock-check: ## Check that requirements/ locks what pyproject.toml asks for

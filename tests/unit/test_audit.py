@@ -77,10 +77,3 @@ def test_one_without_a_reason_is_not(tmp_path: Path, database: str) -> None:
 
 def test_a_database_that_does_not_answer_is_no_success(tmp_path: Path) -> None:
     assert audit(tmp_path, "http://127.0.0.1:1/v1/query", "").returncode != 0
-
-
-@pytest.mark.parametrize(("target", "renews"), [("lock", False), ("upgrade", True)])
-def test_lock_keeps_versions_and_upgrade_renews_them(target: str, renews: bool) -> None:
-    said = subprocess.run(["make", "--dry-run", target], cwd=PROJECT, check=True, capture_output=True, text=True).stdout
-    assert "pip compile" in said
-    assert ("--upgrade" in said) == renews
