@@ -37,6 +37,17 @@ def test_the_commands_that_the_pages_name_are_there() -> None:
         assert set(named) <= targets, page
 
 
+def test_the_owners_of_code_that_the_how_to_gives_leave_out_dags_alone() -> None:
+    page = (PROJECT / "docs/how-to.md").read_text()
+    found = re.search(r"`\.github/CODEOWNERS`.*\n\n((?:    .*\n)+)", page)
+    assert found
+    (everything, *owners), *others = (line.split() for line in found[1].splitlines())
+    assert everything == "*"
+    assert len(owners) == 1
+    assert others == [["/dags/"]]
+    assert (PROJECT / "dags").is_dir()
+
+
 def test_what_the_migration_guide_sets_is_what_airflow_knows() -> None:
     known = yaml.safe_load((PROJECT / "roles/airflow/vars/main/settings.yml").read_text())["__airflow_known_settings"]
     rows = re.findall(r"^\| (`.*) \| (.*) \|$", (PROJECT / "docs/migration.md").read_text(), re.MULTILINE)
