@@ -277,6 +277,12 @@ def test_secrets_reach_the_steps_alone_that_connect() -> None:
         assert not any("${{" in step.get("run", "") for step in job.get("steps", []))
 
 
+def test_what_has_secrets_runs_nothing_that_other_jobs_have_cached() -> None:
+    with_secrets = {name: job for name, job in JOBS.items() if "environment" in job}
+    assert with_secrets.keys() == {"deploy/deploy", "plan/plan"}
+    assert not [step for job in with_secrets.values() for step in job["steps"] if "cache" in step.get("uses", "")]
+
+
 def test_nothing_may_be_written_but_the_comment() -> None:
     for workflow in WORKFLOWS.values():
         assert workflow["permissions"] in ({}, {"contents": "read"})

@@ -57,7 +57,7 @@ class Forge:
         Args:
             folder: Where to keep it.
             environments: Secrets of each environment.
-            cache: uv's, of which runners are given a copy.
+            cache: uv's, in place of the packages' downloads.
         """
         self.origin = folder / "origin.git"
         self.folder, self.environments, self.cache = folder, environments, cache
@@ -136,7 +136,8 @@ class Forge:
         known = known | secrets
         with tempfile.TemporaryDirectory(dir=self.folder) as work:
             home, clone = Path(work, "home"), Path(work, "clone")
-            home.mkdir()
+            (home / ".cache").mkdir(parents=True)
+            (home / ".cache/uv").symlink_to(self.cache)
             # Nothing of this machine's environment but what tells how the network is reached.
             network = re.compile(r"(?i)(LANG|LC_.*|UV_.*|PIP_.*|SSL_.*|.*_proxy|REQUESTS_CA_BUNDLE)")
             ours = {key: value for key, value in os.environ.items() if network.fullmatch(key)}
@@ -149,10 +150,6 @@ class Forge:
                 action = step.get("uses", "").partition("@")[0]
                 if action == "actions/checkout":
                     self._check_out(ref, clone, whole=step["with"].get("fetch-depth") == 0)
-                elif action == "actions/cache":
-                    assert step["with"]["path"] == "~/.cache/uv"
-                    (home / ".cache").mkdir()
-                    (home / ".cache/uv").symlink_to(self.cache)
                 elif action == "actions/upload-artifact":
                     assert any((clone / step["with"]["path"]).iterdir())
                 else:
