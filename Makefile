@@ -151,6 +151,7 @@ lint: lock-check ## Check style and syntax
 	@bin/workflow-scripts .cache/workflows && shellcheck .cache/workflows/*.sh .ci/run $$(grep --files-with-matches '^#!.*bash' bin/*)
 	@check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
+	@zizmor --offline -qq --no-progress --strict-collection .github
 	@ansible-lint --offline -q
 	@for inventory in inventories/*; do ansible-inventory -i $$inventory --graph >/dev/null || exit 1; done
 

@@ -293,6 +293,19 @@ def test_nothing_may_be_written_but_the_comment() -> None:
     assert all(step["with"]["persist-credentials"] is False for step in checkouts)
 
 
+def test_lint_finds_a_workflow_that_runs_what_a_stranger_writes(tmp_path: Path) -> None:
+    said = subprocess.run(["make", "--dry-run", "lint"], cwd=PROJECT, check=True, capture_output=True, text=True).stdout
+    (command,) = (line for line in said.splitlines() if line.startswith("zizmor "))
+    pristine.copy(tmp_path, ".github")
+    zizmor = [PROJECT / ".venv/bin/zizmor", *command.split()[1:]]
+    assert subprocess.run(zizmor, cwd=tmp_path, check=False).returncode == 0
+    plan = tmp_path / ".github/workflows/plan.yml"
+    plan.write_text(plan.read_text().replace("$NUMBER", "${{ github.event.pull_request.title }}"))
+    ended = subprocess.run(zizmor, cwd=tmp_path, text=True, capture_output=True, check=False)
+    assert ended.returncode != 0
+    assert "template-injection" in ended.stdout
+
+
 def test_a_running_deploy_is_never_cancelled() -> None:
     deploy = JOBS["deploy/deploy"]
     assert deploy["concurrency"] == {"group": "deploy-${{ inputs.environment }}", "cancel-in-progress": False}

@@ -114,11 +114,11 @@ class Forge:
             job = waiting.pop(name)
             assert not job.keys() & {"if", "strategy", "continue-on-error", "container", "services", "defaults"}, name
             if called := job.get("uses"):
-                if called.removeprefix("./") in passed:
+                if called.removeprefix("$/") in passed:
                     continue
                 assert job["secrets"] == "inherit", "secrets of environments reach called workflows only so"
                 inputs = {f"inputs.{key}": self._expand(value, known) for key, value in job["with"].items()}
-                steps += self._run(ref, self._workflow(ref, called.removeprefix("./")), known | inputs, passed)
+                steps += self._run(ref, self._workflow(ref, called.removeprefix("$/")), known | inputs, passed)
             else:
                 steps += self._job(ref, name, job, known)
             if steps and steps[-1].status:
