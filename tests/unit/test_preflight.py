@@ -136,6 +136,10 @@ BAD_INPUT = {
         {"airflow_user": "lvao-airflow-webserver"},
         "airflow_user is 'lvao-airflow-webserver': it must be the name of a system user",
     ),
+    "name in place of an address": (
+        {"airflow_metadata_addresses": ["169.254.169.254", "metadata.google.internal"]},
+        "airflow_metadata_addresses is '169.254.169.254, metadata.google.internal': it must be a list of IP addresses",
+    ),
     "all of root's power": ({"airflow_user": "root"}, "airflow_user is 'root': it must be the name of a system user"),
     "the whole host": (
         {"airflow_directory": "/opt"},

@@ -1,6 +1,7 @@
 """What every role promises about its variables, and what its templates render."""
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -56,6 +57,35 @@ def test_secrets_are_marked(role: str) -> None:
     options = inputs(role)
     secret = {name for name in options if name.endswith(("password", "secret", "secret_key", "fernet_key"))}
     assert secret <= {name for name, option in options.items() if option.get("no_log")}
+
+
+@pytest.mark.parametrize(
+    ("resolvers", "denied"),
+    [
+        (["127.0.0.53"], ["169.254.42.42", "fd00:42::42", "169.254.169.254", "fd00:ec2::254"]),
+        (["169.254.169.254"], ["169.254.42.42", "fd00:42::42", "fd00:ec2::254"]),
+    ],
+)
+def test_metadata_is_denied_where_no_name_server_is(tmp_path: Path, resolvers: list[str], denied: list[str]) -> None:
+    facts = {"_ansible_facts_gathered": True, "ansible_dns": {"nameservers": resolvers}}
+    (tmp_path / "s1_localhost").write_text(json.dumps({"__payload__": json.dumps(facts)}))
+    files = ("airflow/defaults/main.yml", "airflow/vars/main/sandbox.yml")
+    said = subprocess.run(
+        [
+            *("ansible", "localhost", "-m", "ansible.builtin.debug", "-a", "var=__airflow_sandbox.IPAddressDeny"),
+            *(argument for file in files for argument in ("-e", f"@{ROLES / file}")),
+        ],
+        env=os.environ
+        | {
+            "ANSIBLE_CACHE_PLUGIN": "jsonfile",
+            "ANSIBLE_CACHE_PLUGIN_CONNECTION": str(tmp_path),
+            "ANSIBLE_CALLBACK_RESULT_FORMAT": "json",
+        },
+        check=True,
+        text=True,
+        capture_output=True,
+    ).stdout
+    assert json.loads(said.partition("=>")[2])["__airflow_sandbox.IPAddressDeny"] == denied
 
 
 def test_a_fragment_escapes_what_systemd_unescapes(tmp_path: Path) -> None:

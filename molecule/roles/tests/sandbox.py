@@ -89,10 +89,14 @@ def to_others(attempt: Callable[[Path], object]) -> None:
     raise refusals.popitem()[1]
 
 
-def ask_for_metadata() -> None:
-    """Send a packet to what knows the instance's secrets at Scaleway."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-        client.sendto(b"", ("169.254.42.42", 80))
+def ask_for_metadata(address: str) -> Callable[[], object]:
+    """Send a packet to what knows the instance's secrets."""
+
+    def ask() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.sendto(b"", (address, 80))
+
+    return ask
 
 
 FORBIDDEN: dict[str, Callable[[], object]] = {
@@ -115,7 +119,8 @@ FORBIDDEN: dict[str, Callable[[], object]] = {
     "read what another unit left in /tmp": read(f"{tempfile.gettempdir()}/lvao-test"),
     "open a raw socket": lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP),
     "open a packet socket": lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW),
-    "reach the cloud's metadata": ask_for_metadata,
+    "reach Scaleway's metadata": ask_for_metadata("169.254.42.42"),
+    "reach the metadata of other clouds": ask_for_metadata("169.254.169.254"),
     "become root": lambda: os.setuid(0),
     "become root by sudo": become_root,
     "make a setuid program": make_setuid_program,
