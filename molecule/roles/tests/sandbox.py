@@ -24,6 +24,7 @@ from airflow.sdk import dag, task
 LIBC = ctypes.CDLL(None, use_errno=True)
 CLONE_NEWUSER = 0x10000000
 PTRACE_ATTACH = 16
+IO_URING_SETUP = 425
 MIB = 2**20
 OTHERS = {
     f"lvao-airflow-{name}"
@@ -125,6 +126,7 @@ FORBIDDEN: dict[str, Callable[[], object]] = {
     "become root by sudo": become_root,
     "make a setuid program": make_setuid_program,
     "make a user namespace": lambda: system_call("unshare", CLONE_NEWUSER),
+    "have the kernel read and write for it by io_uring": lambda: system_call("syscall", IO_URING_SETUP, 1, None),
     "mount": lambda: system_call("mount", b"none", b"/tmp", b"tmpfs", 0, None),
     "trace a process": lambda: system_call("ptrace", PTRACE_ATTACH, os.getppid(), 0, 0),
     "read the memory of the host": read("/dev/mem"),

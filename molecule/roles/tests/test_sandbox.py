@@ -41,6 +41,7 @@ FORBIDDEN = {
     "become root by sudo": "no new privileges",
     "make a setuid program": "EPERM",
     "make a user namespace": "EPERM",
+    "have the kernel read and write for it by io_uring": "EPERM",
     "mount": "EPERM",
     "trace a process": "EPERM",
     "read the memory of the host": "ENOENT",
