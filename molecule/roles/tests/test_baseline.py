@@ -43,6 +43,10 @@ def test_ssh_takes_keys_alone() -> None:
     assert refused.stderr.strip().endswith("Permission denied (publickey).")
 
 
+def test_who_does_not_log_in_is_cut_off_after_a_minute(host: Host) -> None:
+    assert "logingracetime 60" in host.check_output("sshd -T").splitlines()
+
+
 def test_root_does_not_log_in_where_ansible_is_somebody_else() -> None:
     assert "Permission denied" in ssh("root", "-o", "BatchMode=yes").stderr
 
