@@ -48,9 +48,9 @@ def test_a_task_that_takes_too_much_memory_ends_alone(host: Host, airflow: Airfl
 
 
 def assert_that_the_kernel_has_its_settings(host: Host) -> None:
-    """Check what the baseline and the firewall want of it."""
-    names = "kernel.kptr_restrict kernel.yama.ptrace_scope net.ipv4.conf.eth0.accept_redirects"
-    assert host.check_output(f"sysctl --values {names}").split() == ["2", "1", "0"]
+    """Check what the common role, the baseline and the firewall want of it."""
+    names = "fs.protected_regular kernel.kptr_restrict kernel.yama.ptrace_scope net.ipv4.conf.eth0.accept_redirects"
+    assert host.check_output(f"sysctl --values {names}").split() == ["2", "2", "1", "0"]
     assert "-w /etc/sudoers -p wa -k sudo" in host.check_output("auditctl -l")
     assert "policy drop" in host.check_output("nft list table inet lvao")
 
