@@ -136,6 +136,17 @@ BAD_INPUT = {
         {"airflow_user": "lvao-airflow-webserver"},
         "airflow_user is 'lvao-airflow-webserver': it must be the name of a system user",
     ),
+    "journal in clear": (
+        {"common_journal_upload_url": "http://logs.lvao.test:19532"},
+        "common_journal_upload_url holds http://logs.lvao.test:19532: it must be an address such as https://",
+    ),
+    "journal without a key": (
+        {
+            "common_journal_upload_url": "https://logs.lvao.test",
+            "common_journal_upload_certificate": "BEGIN CERTIFICATE",
+        },
+        "common_journal_upload_certificate must be a certificate, and common_journal_upload_key its private key",
+    ),
     "name in place of an address": (
         {"airflow_metadata_addresses": ["169.254.169.254", "metadata.google.internal"]},
         "airflow_metadata_addresses is '169.254.169.254, metadata.google.internal': it must be a list of IP addresses",

@@ -1,6 +1,6 @@
 """What every host of an environment has."""
 
-from conftest import wait_for
+from conftest import apply_role, wait_for
 from testinfra.host import Host
 
 
@@ -12,6 +12,32 @@ def test_the_journal_outlives_a_boot_and_is_bounded(host: Host) -> None:
     host.check_output("logger --tag lvao-test kept && journalctl --sync")
     assert "kept" in host.check_output("journalctl --directory=/var/log/journal --identifier=lvao-test --no-pager")
     assert "SystemMaxUse=1G" in host.check_output("systemd-analyze cat-config systemd/journald.conf")
+
+
+def test_the_journal_also_goes_to_the_server_of_the_site(host: Host) -> None:
+    received = "/root/lvao-received"
+    receive = "/usr/lib/systemd/systemd-journal-remote --listen-https=127.0.0.1:19532"
+    receive += f" --key=/root/site.key --cert=/root/site.pem --output={received}"
+    host.check_output("logger --tag lvao-test while it was away")
+    host.check_output(f"mkdir -p {received} && systemd-run --unit=lvao-receiver {receive}")
+    host.check_output("systemctl restart systemd-journal-upload")
+    look = f"journalctl --directory={received} --identifier=lvao-test --no-pager"
+    wait_for(lambda: "while it was away" in host.run(look).stdout, 15, "the server's copy")
+    host.check_output(f"systemctl stop lvao-receiver && rm -r {received}")
+    assert host.service("systemd-journal-upload").is_enabled
+    assert host.check_output("stat --format='%a %U %G' /etc/lvao-journal-upload/key.pem") == (
+        "640 root lvao-journal-upload"
+    )
+
+
+def test_the_journal_stays_on_the_host_again(host: Host) -> None:
+    ended = apply_role(host, "common", entry_point="journal", common_journal_upload_url="")
+    assert ended.returncode == 0, ended.stdout
+    assert not host.service("systemd-journal-upload").is_enabled
+    assert not host.service("systemd-journal-upload").is_running
+    assert not host.file("/etc/lvao-journal-upload/key.pem").exists
+    ended = apply_role(host, "common", entry_point="journal")
+    assert ended.returncode == 0, ended.stdout
 
 
 def test_other_hosts_are_known_by_name(host: Host) -> None:
