@@ -32,7 +32,7 @@ def test_it_keeps_running(host: Host, unit: str) -> None:
 def test_it_is_closed_to_what_it_does_not_need(host: Host, unit: str) -> None:
     assert_that_it_is_sandboxed(host, unit)
     assert unit_property(host, unit, "MemoryDenyWriteExecute") == "yes"
-    assert "/var/lib/airflow/state" in unit_property(host, unit, "NoExecPaths").split()
+    assert f"/var/lib/{unit}" in unit_property(host, unit, "NoExecPaths").split()
     assert unit_property(host, unit, "MemoryMax") != "infinity"
     # How people log in.
     assert ("/webserver.env" in unit_property(host, unit, "EnvironmentFiles")) is (unit == UNIT)
