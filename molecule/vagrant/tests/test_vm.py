@@ -47,6 +47,12 @@ def test_a_task_that_takes_too_much_memory_ends_alone(host: Host, airflow: Airfl
     assert airflow.finish("log_canary", run_id) == "success"
 
 
+def test_no_other_unit_listens_on_the_port_of_the_webserver(host: Host) -> None:
+    bind = "import socket; socket.socket().bind(('127.0.0.2', {}))"
+    for port, refused in ((8081, True), (18081, False)):
+        assert host.run(f'LVAO_PROGRAM=python airflow -c "{bind.format(port)}"').failed is refused
+
+
 def assert_that_the_kernel_has_its_settings(host: Host) -> None:
     """Check what the common role, the baseline and the firewall want of it."""
     names = "fs.protected_regular kernel.kptr_restrict kernel.yama.ptrace_scope net.ipv4.conf.eth0.accept_redirects"
