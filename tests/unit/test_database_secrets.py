@@ -1,4 +1,4 @@
-"""What the role says when it cannot keep the admin account, or change its password: why, and nothing secret."""
+"""What the role says when it cannot keep the admin account, change its password, or dump: why, and nothing secret."""
 
 import json
 import subprocess
@@ -15,6 +15,7 @@ PROJECT = Path(__file__).parents[2]
     [
         ("admin", "The account admin could not be kept:"),
         ("password", "The password of airflow could not be changed in the database:"),
+        ("dump", "The database airflow could not be dumped before it is migrated:"),
     ],
 )
 def test_a_failure_says_why_and_shows_no_password(tmp_path: Path, tasks: str, message: str) -> None:
@@ -24,6 +25,8 @@ def test_a_failure_says_why_and_shows_no_password(tmp_path: Path, tasks: str, me
     values = {
         "airflow_database_python": sys.executable,
         "airflow_database_port": 9,
+        "airflow_database_dump_directory": str(tmp_path),
+        "airflow_release": "/nowhere",
         "airflow_database_password": "a-secret",
         "airflow_database_admin_password": "a-secret",
     }

@@ -26,6 +26,17 @@ FACTS = {
 
 METADATA = "https://sso.lvao.test/.well-known/openid-configuration"
 SSO = {"name": "sso", "metadata_url": METADATA, "client_id": "airflow", "client_secret": "hidden"}
+RECIPIENT = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"
+DUMP_BUCKET = {
+    "airflow_database_dump_recipients": [
+        RECIPIENT,
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHsKLqeplhpW+uObz5dvMgjz1OxfM/XXUB+VHtZ6isGN ops@lvao",
+        f"ssh-rsa AAAAB3NzaC1yc2E{'A' * 353}==",
+    ],
+    "airflow_database_dump_bucket_url": "s3://lvao-dumps/airflow",
+    "airflow_database_dump_access_key": "dumps",
+    "airflow_database_dump_secret_key": "hidden",
+}
 
 BAD_INPUT = {
     "distribution": ({}, "runs Fedora 44, which is not supported: use Debian 13 or Debian 12"),
@@ -51,6 +62,27 @@ BAD_INPUT = {
         "airflow_webserver_password_min_length is 0: it must be a number of characters between 8 and 128",
     ),
     "no such sslmode": ({"airflow_database_sslmode": "yes"}, "value of airflow_database_sslmode must be one of"),
+    "private key that dumps are encrypted to": (
+        {"airflow_database_dump_recipients": [RECIPIENT, "AGE-SECRET-KEY-hidden", "ssh-ed25519 AAAA"]},
+        "airflow_database_dump_recipients is wrong at 2, 3: it must be a list of public keys, age1… as age-keygen",
+    ),
+    "key that dumps are encrypted to, without a list": (
+        {"airflow_database_dump_recipients": RECIPIENT},
+        "airflow_database_dump_recipients is wrong: it must be a list of public keys",
+    ),
+    "dumps for no time": ({"airflow_database_dump_days": 0}, "airflow_database_dump_days is 0: it must be a number of"),
+    "bucket of the dumps": (
+        DUMP_BUCKET | {"airflow_database_dump_bucket_url": "lvao-dumps"},
+        "airflow_database_dump_bucket_url is 'lvao-dumps': it must be s3://<bucket>",
+    ),
+    "bucket of the dumps without a key": (
+        DUMP_BUCKET | {"airflow_database_dump_secret_key": ""},
+        "airflow_database_dump_secret_key go together: set all three, or none",
+    ),
+    "bucket for dumps in clear": (
+        DUMP_BUCKET | {"airflow_database_dump_recipients": []},
+        "airflow_database_dump_bucket_url is set, and airflow_database_dump_recipients is empty",
+    ),
     "bucket": (
         {"airflow_logging_bucket_url": "lvao-preprod-airflow"},
         "airflow_logging_bucket_url is 'lvao-preprod-airflow': it must be s3://<bucket>",
@@ -463,8 +495,9 @@ def preflight(
             "airflow_webserver_custom_roles": {"Rerunner": [{"action": "can_edit", "resource": "DAG Runs"}]},
             "airflow_webserver_public_role": "Viewer",
         },
+        DUMP_BUCKET,
     ],
-    ids=["of development", "of accounts"],
+    ids=["of development", "of accounts", "of dumps"],
 )
 def test_good_input_passes(tmp_path: Path, values: dict) -> None:
     ended = preflight(tmp_path, values)

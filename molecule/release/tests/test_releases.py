@@ -489,6 +489,17 @@ def has_tables(host: Host) -> bool:
     return found == "t|t"
 
 
+@pytest.fixture(scope="module")
+def dump_key(host: Host, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Have dumps encrypted to a key of a person's, beside another one, and copy its private part to the host."""
+    key = tmp_path_factory.mktemp("key") / "ssh"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "ops of lvao", "-f", key], check=True)
+    other = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"
+    VALUES["airflow_database_dump_recipients"] = [key.with_suffix(".pub").read_text().strip(), other]
+    host.check_output(f"umask 077 && printf %s {shlex.quote(key.read_text())} > /root/dump-key")
+    return "/root/dump-key"
+
+
 # What the migration of two tests does, which share its packages.
 SLOW = 'op.execute("SELECT pg_sleep(20)")'
 
@@ -509,10 +520,12 @@ def test_a_database_that_cannot_be_dumped_is_not_migrated(host: Host, tmp_path: 
 
 
 def test_a_migration_waits_for_the_tasks_outlives_its_deploy_and_can_be_undone(
-    host: Host, airflow: Airflow, alarm: str, tmp_path: Path
+    host: Host, airflow: Airflow, alarm: str, dump_key: str, tmp_path: Path
 ) -> None:
     before, edition = live(host), live_edition(host)
     run_id = sleep_for(airflow, 1200, alarm)
+    expired = f"dumps/{BUCKET}-20200101T000000Z-before-old.pgc"
+    run_with_airflow(host, S3_HOOK, f"S3Hook('s3logs').load_string('old', '{expired}', '{BUCKET}')")
     values = {
         "airflow_requirements": lock_with_migration(host, tmp_path, upgrade=SLOW),
         "airflow_scheduler_drain_timeout": 5,  # and then it waits on
@@ -549,10 +562,15 @@ def test_a_migration_waits_for_the_tasks_outlives_its_deploy_and_can_be_undone(
     assert live(host) != before
     assert has_tables(host)
     assert host.check_output("basename $(realpath /opt/airflow/confirmed)") == live(host)
-    dump = host.check_output(f"ls -t /var/backups/lvao-airflow/{BUCKET}-*-before-{live(host)}.pgc | head -n 1")
-    assert "lvao_test" not in host.check_output(f"pg_restore --list {dump}")
-    stored = f"S3Hook('s3logs').get_key('dumps/{Path(dump).name}', '{BUCKET}').content_length"
-    assert run_with_airflow(host, S3_HOOK, stored) == host.file(dump).size
+    dump = host.check_output(f"ls -t /var/backups/lvao-airflow/{BUCKET}-*-before-{live(host)}.pgc.age | head -n 1")
+    assert not host.run("ls -A /var/backups/lvao-airflow | grep --invert-match '[.]pgc[.]age$'").stdout
+    listed = host.check_output(f"age --decrypt --identity {dump_key} {dump} | pg_restore --list")
+    assert "TABLE DATA public connection" in listed
+    assert "lvao_test" not in listed
+    stored = f"S3Hook('s3logs').get_key('dumps/{Path(dump).name}', '{BUCKET}').get()['Body'].read()"
+    facts = f"[len(stored := {stored}), stored[:21].decode()]"
+    assert run_with_airflow(host, S3_HOOK, facts) == [host.file(dump).size, "age-encryption.org/v1"]
+    assert not run_with_airflow(host, S3_HOOK, f"S3Hook('s3logs').check_for_key('{expired}', '{BUCKET}')")
     began = host.check_output("date +%s")
     undone = deploy("rollback")
     assert undone.returncode == 0, undone.stdout
@@ -581,7 +599,8 @@ def test_a_migration_that_fails_changes_nothing(
     for playbook in others:
         assert deploy(playbook, airflow_requirements=lock).returncode == 0
     before, had_table = live(host), has_tables(host)
-    ended = deploy(failing, airflow_requirements=lock)
+    ended = deploy(failing, airflow_requirements=lock, airflow_database_dump_recipients=[])
+    assert f".pgc stays on {HOST} alone, for it is not encrypted" in said(ended)
     assert ended.returncode != 0
     assert "no way for this one" in said(ended)
     assert f"{before} is in service." in said(ended)
@@ -653,4 +672,4 @@ def test_old_releases_environments_and_dumps_are_removed(host: Host) -> None:
     assert len(host.check_output("ls /opt/airflow/schedulers").split()) <= 2
     wanted = {*host.check_output("realpath /opt/airflow/releases/*/venv").split()}
     assert {*host.check_output("ls -d /opt/airflow/venvs/*").split()} == wanted
-    assert len(host.check_output("ls /var/backups/lvao-airflow/*.pgc").split()) == VALUES["airflow_database_dumps_kept"]
+    assert len(host.check_output("ls /var/backups/lvao-airflow").split()) == VALUES["airflow_database_dumps_kept"]

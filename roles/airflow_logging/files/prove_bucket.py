@@ -5,6 +5,7 @@ Reads a JSON object from standard input, so that no secret shows in a process li
 - `client`: arguments of boto3's client (`endpoint_url`, `region_name`, keys);
 - `config`: options of botocore's Config;
 - `bucket`, and `key`, with which the name of the probe begins: a plan and a deploy may ask at a time;
+- `variables`: how the names of the variables with keys and bucket begin, for errors;
 - `create`: whether to create a bucket that is missing.
 
 Prints `created` if it created the bucket. Where the storage refuses something, ends with status 1 and a sentence on
@@ -21,15 +22,16 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 CONTENT = b"written by lvao-airflow"
-KEYS = "airflow_logging_access_key, airflow_logging_secret_key or airflow_logging_region is wrong"
-HINTS = {
-    "SignatureDoesNotMatch": KEYS,
-    "InvalidAccessKeyId": KEYS,
-    "AccessDenied": "airflow_logging_access_key may not do so: it must be allowed to write, list, read and delete",
-    "NoSuchBucket": "airflow_logging_bucket_url names no bucket: create it, or set airflow_logging_bucket_create",
-}
 
 question = json.load(sys.stdin)
+variables = question["variables"]
+keys = f"{variables}_access_key, {variables}_secret_key or airflow_logging_region is wrong"
+hints = {
+    "SignatureDoesNotMatch": keys,
+    "InvalidAccessKeyId": keys,
+    "AccessDenied": f"{variables}_access_key may not do so: it must be allowed to write, list, read and delete",
+    "NoSuchBucket": f"{variables}_bucket_url names no bucket: create it, or set airflow_logging_bucket_create",
+}
 bucket, key = question["bucket"], f"{question['key']}-{secrets.token_hex(8)}"
 retries = {"retries": {"max_attempts": 2}, "connect_timeout": 10, "read_timeout": 20}
 storage = boto3.client("s3", **question["client"], config=Config(**(retries | question["config"])))
@@ -61,6 +63,6 @@ try:
     storage.delete_object(Bucket=bucket, Key=key)
 except ClientError as error:
     code = error.response["Error"]["Code"]
-    sys.exit(f"Cannot {step} in the bucket {bucket}: {code}: {HINTS.get(code, error)}.")
+    sys.exit(f"Cannot {step} in the bucket {bucket}: {code}: {hints.get(code, error)}.")
 except BotoCoreError as error:
     sys.exit(f"Cannot {step} in the bucket {bucket}: {error}: look at airflow_logging_endpoint_url.")
