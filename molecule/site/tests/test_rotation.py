@@ -179,6 +179,7 @@ def test_new_keys_end_sessions_and_no_task(host: Host, scheduler: Host, alarm: s
     assert ended.returncode == 0, ended.stdout[-5000:]
     assert "the secret that signs the tokens of tasks changes" in said(ended)
     assert "Commit " in said(ended)
+    assert "in dumps from before" not in said(ended)
 
     # Nobody gets in with what was, and everybody with what is.
     assert airflow.call("GET", "/dags", token=token)[0] == 403
@@ -233,6 +234,8 @@ def test_what_was_cut_off_is_brought_to_its_end(
         secrets = "fernet_key,database_password,bucket_keys"
         ended = rotate(secrets, WAITS, lambda _: scheduler.check_output(f"touch {alarm}"))
     assert ended.returncode == 0, ended.stdout[-5000:]
+    places = "/var/backups/lvao-airflow on lvao-molecule-site-scheduler, and in s3://lvao-site-airflow below dumps/"
+    assert f"in dumps from before, which are in {places}" in said(ended)
     assert_that_it_found_its_connection(airflow, path)
     wait_for(lambda: airflow.health() == HEALTHY, 60, "health")
     after = known(host, *names)
