@@ -5,11 +5,13 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pristine
 import pytest
 import yaml
+from forged_database import YESTERDAY, certificate
 
 PROJECT = Path(__file__).parents[2]
 HOST = "lvao-development"
@@ -23,6 +25,11 @@ FACTS = {
     "ansible_memtotal_mb": 8192,
     "ansible_python_version": "3.13.5",
 }
+
+with tempfile.TemporaryDirectory() as keys:
+    OF_ADDRESS = certificate(Path(keys), "10.0.0.9", "*.lvao.test")
+    OF_AUTHORITY = certificate(Path(keys))
+    EXPIRED = certificate(Path(keys), until=YESTERDAY)
 
 METADATA = "https://sso.lvao.test/.well-known/openid-configuration"
 SSO = {"name": "sso", "metadata_url": METADATA, "client_id": "airflow", "client_secret": "hidden"}
@@ -82,6 +89,31 @@ BAD_INPUT = {
     "bucket for dumps in clear": (
         DUMP_BUCKET | {"airflow_database_dump_recipients": []},
         "airflow_database_dump_bucket_url is set, and airflow_database_dump_recipients is empty",
+    ),
+    "database that nobody verifies": (
+        {"airflow_database_host": "db.lvao.test", "airflow_database_sslmode": "require"},
+        "airflow_database_sslmode is require, by which anybody between the hosts and db.lvao.test can pose as the",
+    ),
+    "no such channel binding": (
+        {"airflow_database_channel_binding": "yes"},
+        "value of airflow_database_channel_binding must be one of: disable, prefer, require",
+    ),
+    "certificate of the database that is none": (
+        {"airflow_database_ca_certificate": "/etc/ssl/database.pem"},
+        "airflow_database_ca_certificate is not valid: it must be one or more certificates in PEM",
+    ),
+    "certificate of the database that is damaged": (
+        {"airflow_database_ca_certificate": OF_ADDRESS.replace("A", "B")},
+        "airflow_database_ca_certificate is not valid: it must be one or more certificates in PEM",
+    ),
+    "certificate of the database that has expired": (
+        {"airflow_database_host": "db.lvao.test", "airflow_database_ca_certificate": EXPIRED},
+        f"airflow_database_ca_certificate has expired ({YESTERDAY:%Y%m%d%H%M%SZ}): it must be a certificate that",
+    ),
+    "certificate of another database": (
+        {"airflow_database_host": "10.0.0.20", "airflow_database_ca_certificate": OF_ADDRESS},
+        "airflow_database_host is 10.0.0.20, and the certificate in airflow_database_ca_certificate is for 10.0.0.9, "
+        "*.lvao.test, a database: it must be one of these",
     ),
     "bucket": (
         {"airflow_logging_bucket_url": "lvao-preprod-airflow"},
@@ -448,6 +480,18 @@ BAD_INPUT = {
     ),
 }
 
+# What a mistaken rule might refuse.
+GOOD_INPUT = {
+    "address": {"airflow_database_host": "10.0.0.9", "airflow_database_ca_certificate": OF_ADDRESS},
+    "name": {"airflow_database_host": "db.lvao.test", "airflow_database_ca_certificate": EXPIRED + OF_ADDRESS},
+    "authority": {"airflow_database_host": "db.elsewhere.test", "airflow_database_ca_certificate": OF_AUTHORITY},
+    "unverified": {
+        "airflow_database_host": "db.lvao.test",
+        "airflow_database_sslmode": "require",
+        "airflow_database_allow_unverified": True,
+    },
+}
+
 
 def write_facts(cache: Path, host: str, facts: dict) -> None:
     """Write what is known of a host, as ansible-core's cache does, so that nothing need be gathered."""
@@ -517,7 +561,8 @@ def knows(role: str, values: dict) -> bool:
 
 def test_bad_input_gets_a_clear_error(tmp_path: Path) -> None:
     """For one run to check them all, each case has a host of its own, which only the roles look at that it is for."""
-    hosts = {case: f"case-{number}" for number, case in enumerate(BAD_INPUT)}
+    cases = BAD_INPUT | {case: (values, "") for case, values in GOOD_INPUT.items()}
+    hosts = {case: f"case-{number}" for number, case in enumerate(cases)}
     fedora = {"ansible_distribution": "Fedora", "ansible_distribution_major_version": "44"}
     for case, host in hosts.items():
         write_facts(tmp_path, host, fedora if case == "distribution" else {})
@@ -527,14 +572,14 @@ def test_bad_input_gets_a_clear_error(tmp_path: Path) -> None:
     inventory.mkdir()
     (inventory / "group_vars").symlink_to(PROJECT / "group_vars")
     alone = variables(tmp_path) | {"lvao_on_one_host": True, "firewall_rules": []}
-    of_hosts = {host: alone | BAD_INPUT[case][0] for case, host in hosts.items()} | {"good": alone}
+    of_hosts = {host: alone | cases[case][0] for case, host in hosts.items()} | {"good": alone}
     groups = {group: {"hosts": of_hosts} for group in ("scheduler", "webserver", "database", "object_storage")}
     groups["development"] = {"hosts": of_hosts}
     groups["airflow"] = {"children": {"development": {}}}
     (inventory / "hosts.json").write_text(json.dumps({"all": {"children": groups}}))
     imported = (PROJECT / "playbooks/tasks/check.yml").read_text()
     roles = re.findall(r"import_role: \{name: (\w+), tasks_from: preflight\}", imported)
-    concerned = {role: [host for case, host in hosts.items() if knows(role, BAD_INPUT[case][0])] for role in roles}
+    concerned = {role: [host for case, host in hosts.items() if knows(role, cases[case][0])] for role in roles}
     # The other roles of Airflow know its role's defaults.
     known = {"ansible.builtin.import_role": {"name": "airflow", "tasks_from": "apply"}, "when": False}
     plays = [
@@ -545,9 +590,9 @@ def test_bad_input_gets_a_clear_error(tmp_path: Path) -> None:
     refusals = dict.fromkeys([*hosts.values(), "good"], "")
     for refused, said in re.findall(r"^(?:fatal|failed): \[(\S+)\](.*(?:\n\s.*|\n$)*)", ended.stdout, re.MULTILINE):
         refusals[refused] += " ".join(said.split()).replace("''", "'")
-    wrong = {case: refusals[host] for case, host in hosts.items() if BAD_INPUT[case][1] not in refusals[host]}
+    wrong = {case: refusals[host] for case, host in hosts.items() if cases[case][1] not in refusals[host]}
     assert not wrong, ended.stdout
-    assert not refusals["good"]
+    assert not any(refusals[host] for host in ("good", *(hosts[case] for case in GOOD_INPUT)))
     assert "x" * 44 not in ended.stdout
     assert "hidden" not in ended.stdout
 
@@ -567,7 +612,7 @@ def test_each_environment_has_a_database_and_a_bucket_of_its_own(tmp_path: Path,
     )
     for value in (
         f"- lvao-{name}-airflow",
-        "- require",
+        "- verify-full",
         f"- s3://lvao-{name}-airflow",
         "- https://s3.fr-par.scw.cloud",
     ):
