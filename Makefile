@@ -24,7 +24,7 @@ CONTAINER = lvao-development
 
 .PHONY: help
 help: ## List the commands
-	@awk -F ':.*## ' '/^##@/ {print "\n" substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^##@/ {print "\n" substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' Makefile
 
 ##@ On your machine
 
@@ -69,6 +69,11 @@ secrets: ## Generate the secrets of an environment, and ask for the others: make
 known-hosts: ## Pin the SSH keys of an environment's hosts: make known-hosts ENV=preprod
 	@bin/setup
 	@$(WITH_VAULT) $(PLAYBOOK) playbooks/known_hosts.yml
+
+.PHONY: database-certificate
+database-certificate: ## Pin the certificate of an environment's database: make database-certificate ENV=preprod
+	@bin/setup
+	@$(WITH_VAULT) $(PLAYBOOK) playbooks/database_certificate.yml
 
 .PHONY: guard
 guard: ## Say what CI would miss for a deploy, without a connection: make guard ENV=preprod

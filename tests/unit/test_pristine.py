@@ -23,6 +23,7 @@ PLACEHOLDER = re.compile(r"\b(?:ansible_host|airflow_database_host|reverse_proxy
 ADDED = {
     "group_vars/preprod/vault.yml": "$ANSIBLE_VAULT;1.1;AES256\n00\n",
     "group_vars/staging/vars.yml": "lvao_environment: staging\n",
+    "inventories/preprod/database_certificate.txt": "-----BEGIN CERTIFICATE-----\n",
     "inventories/preprod/known_hosts.txt": "203.0.113.10 ssh-ed25519 AAAA\n",
     "inventories/preprod/host_vars/lvao-preprod.yml": "lvao_environment: elsewhere\n",
     "inventories/staging/hosts.yml": "airflow: {hosts: {lvao-staging: }}\n",
