@@ -112,7 +112,7 @@ def test_the_canary_passes() -> None:
     assert ended.returncode == 0, ended.stdout
 
 
-def test_the_database_is_reached_over_tls_alone(hosts: dict[str, Host]) -> None:
+def test_the_database_is_reached_over_tls_alone_and_known_by_its_certificate(hosts: dict[str, Host]) -> None:
     def count(encrypted: str) -> int:
         sessions = "SELECT count(*) FROM pg_stat_activity JOIN pg_stat_ssl USING (pid) WHERE usename LIKE 'lvao-%'"
         psql = f"psql -At -v encrypted={encrypted}"
@@ -122,13 +122,23 @@ def test_the_database_is_reached_over_tls_alone(hosts: dict[str, Host]) -> None:
 
     assert count("true") > 0
     assert count("false") == 0
-    unencrypted = (
+    other = (
         "import os, psycopg2\n"
         "url = os.environ['AIRFLOW__DATABASE__SQL_ALCHEMY_CONN'].replace('+psycopg2', '')\n"
-        "try: answer = psycopg2.connect(url.replace('=require', '=disable')).closed\n"
-        "except psycopg2.OperationalError as error: answer = str(error)"
+        "def ask(**changed):\n"
+        "    try: return psycopg2.connect(url, **changed).closed\n"
+        "    except psycopg2.OperationalError as error: return str(error)\n"
+        "bundle = '/etc/ssl/certs/ca-certificates.crt'"
     )
-    assert "no encryption" in run_with_airflow(hosts["scheduler"], unencrypted, "answer")
+    answers = "[ask(), ask(sslmode='disable'), ask(sslrootcert=bundle), ask(host='localhost', hostaddr=ADDRESS)]"
+    answers = answers.replace("ADDRESS", "psycopg2.extensions.parse_dsn(url)['host']")
+    known, unencrypted, unknown, misnamed = run_with_airflow(hosts["scheduler"], other, answers)
+    assert known == 0
+    assert "no encryption" in unencrypted
+    assert "certificate verify failed" in unknown
+    assert "does not match host name" in misnamed
+    # A connection that needs a proof for the certificate: both sides know it.
+    assert run_with_airflow(hosts["scheduler"], other, "ask(channel_binding='require', sslmode='require')") == 0
 
 
 def test_the_log_of_a_running_task_is_read_from_the_scheduler(hosts: dict[str, Host], airflow: Airflow) -> None:
