@@ -45,6 +45,8 @@ DUMP_BUCKET = {
     "airflow_database_dump_secret_key": "hidden",
 }
 
+KEY = {"name": "ci", "key": f"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI{'x' * 43} ci@lvao.test"}
+
 BAD_INPUT = {
     "distribution": ({}, "runs Fedora 44, which is not supported: use Debian 13 or Debian 12"),
     "empty fernet key": ({"airflow_fernet_key": ""}, "airflow_fernet_key is empty: it must be 32 bytes"),
@@ -418,6 +420,34 @@ BAD_INPUT = {
     "setting of the kernel on two lines": (
         {"baseline_sysctl": {"vm.swappiness": "10\nkernel.sysrq = 1"}},
         "baseline_sysctl holds vm.swappiness: each must be the name of a setting, such as kernel.kptr_restrict",
+    ),
+    "deploy key of an odd name": (
+        {"deploy_user_keys": [KEY | {"name": "CI of Monday"}]},
+        "deploy_user_keys holds CI of Monday: a name must have letters, digits and the signs",
+    ),
+    "deploy key twice": (
+        {"deploy_user_keys": [KEY, KEY | {"name": "ci-2"}]},
+        "deploy_user_keys holds ci, ci-2: each name and each key must stand once",
+    ),
+    "deploy key with options": (
+        {"deploy_user_keys": [KEY | {"key": f'command="sh" {KEY["key"]}'}]},
+        "deploy_user_keys holds ci: its key must be one line of a .pub file",
+    ),
+    "two deploy keys in one": (
+        {"deploy_user_keys": [KEY | {"key": f"{KEY['key']}\n{KEY['key']}"}]},
+        "deploy_user_keys holds ci: its key must be one line of a .pub file",
+    ),
+    "deploy key from a name": (
+        {"deploy_user_keys": [KEY | {"from": ["192.0.2.0/24", "*.example.org"]}]},
+        "deploy_user_keys holds *.example.org: from must be a list of addresses and networks",
+    ),
+    "deploy keys of nobody": (
+        {"deploy_user_keys": [KEY]},
+        "deploy_user_name holds nothing: set it, or ansible_user, to the user that Ansible logs in as",
+    ),
+    "no time for a deploy key": (
+        {"deploy_user_confirm_timeout": 1},
+        "deploy_user_confirm_timeout holds 1: it must be 15 seconds or more",
     ),
     "SSH port": ({"firewall_ssh_port": 0}, "firewall_ssh_port holds 0: it must be a TCP port, from 1 to 65535"),
     "public port": (
