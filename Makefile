@@ -105,6 +105,11 @@ rotate: ## Renew secrets of an environment, one or several: make rotate ENV=prep
 	@bin/setup
 	@$(WITH_VAULT) $(PLAYBOOK) playbooks/rotate.yml --extra-vars 'rotate_secrets=$(SECRET)' $(ARGS)
 
+.PHONY: triage
+triage: ## After a leak, list what an intruder could have left, without a change: make triage ENV=preprod
+	@bin/setup
+	@$(WITH_VAULT) $(PLAYBOOK) playbooks/triage.yml $(ARGS)
+
 .PHONY: releases
 releases: ## Say which releases there are, who deployed them, when, and which is live: make releases ENV=preprod
 	@bin/setup
