@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pristine
 import pytest
+import yaml
 from ansible.parsing.vault import VaultLib, VaultSecret
 
 PROJECT = Path(__file__).parents[2]
@@ -376,3 +377,11 @@ def test_a_value_of_several_lines_tears_no_other(project: Path) -> None:
         f"{VAULT} has a value of several lines: put what it has of vault_airflow_jwt_secret on one line each." in said
     )
     assert decrypt(project, "ours") == text
+
+
+def test_each_rotation_says_what_a_thief_could_have_left() -> None:
+    plays = yaml.safe_load((PROJECT / "playbooks/rotate.yml").read_text())
+    (values,) = [play["vars"] for play in plays if "vars" in play]
+    assert values["rotate_known"].keys() == values["rotate_traces"].keys()
+    page = (PROJECT / "docs/after-a-leak.md").read_text()
+    assert [name for name in values["rotate_known"] if f"`{name}`" not in page] == []

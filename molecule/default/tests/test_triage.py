@@ -16,10 +16,12 @@ INSERT INTO ab_user (id, first_name, last_name, username, email, active) VALUES 
 INSERT INTO ab_user_role (id, user_id, role_id) SELECT 666, 666, id FROM ab_role WHERE name = 'Admin';
 INSERT INTO trigger (id, classpath, kwargs, created_date) VALUES (666, 'planted.Trigger', '{}', now());
 INSERT INTO dag SELECT (jsonb_populate_record(dag, '{"dag_id": "planted"}')).* FROM dag WHERE dag_id = 'log_canary';
-INSERT INTO dag_version SELECT (jsonb_populate_record(dag_version, '{"id": "00000000-0000-0000-0000-000000000666", "dag_id": "planted"}')).*
+INSERT INTO dag_version SELECT (jsonb_populate_record(dag_version,
+  '{"dag_id": "planted", "id": "00000000-0000-0000-0000-000000000666"}')).*
   FROM dag_version WHERE dag_id = 'log_canary' LIMIT 1;
 INSERT INTO serialized_dag SELECT (jsonb_populate_record(serialized_dag,
-  '{"id": "00000000-0000-0000-0000-000000000666", "dag_id": "planted", "dag_version_id": "00000000-0000-0000-0000-000000000666"}')).*
+  '{"dag_id": "planted", "id": "00000000-0000-0000-0000-000000000666",
+    "dag_version_id": "00000000-0000-0000-0000-000000000666"}')).*
   FROM serialized_dag WHERE dag_id = 'log_canary' LIMIT 1;
 """
 REMOVE = """

@@ -180,6 +180,7 @@ def test_new_keys_end_sessions_and_no_task(host: Host, scheduler: Host, alarm: s
     assert "the secret that signs the tokens of tasks changes" in said(ended)
     assert "Commit " in said(ended)
     assert "in dumps from before" not in said(ended)
+    assert "could have left:" in said(ended)
 
     # Nobody gets in with what was, and everybody with what is.
     assert airflow.call("GET", "/dags", token=token)[0] == 403
