@@ -51,7 +51,7 @@ def test_each_unit_has_a_user_and_the_secrets_that_it_needs(host: Host, name: st
     assert unit_property(host, unit, "SocketBindAllow") == (f"tcp:{PORTS[name]}" if name in PORTS else "")
     fragments, unset = unit_property(host, unit, "EnvironmentFiles"), unit_property(host, unit, "UnsetEnvironment")
     found = {secret for variable, secret in NAMES.items() if variable not in unset.split()}
-    # systemd runs no ExecStop= for a scheduler of a release from before, which has no such folder, unless it may be missing.
+    # A release from before lacks that folder: its scheduler would end without its ExecStop=.
     assert name != "scheduler" or "/dags.d/*.env (ignore_errors=yes)" in fragments
     found |= {secret for file, secret in {"/api-auth.env": "tokens", "/dags.d/": "dags"}.items() if file in fragments}
     assert found == set(SECRETS[name].split())
