@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pristine
 import pytest
@@ -86,8 +87,18 @@ def test_a_client_is_admitted_by_address_and_port(address: str, port: str, *, ad
 
 
 def openings(inventory: Path) -> dict[str, dict[int, list[str]]]:
-    """Ask Ansible what each host of an inventory opens: its ports, and to whom."""
-    message = "msg={{ [firewall_public_ports | default([]), firewall_rules] | to_json }}"
+    """Say what each host of an inventory opens: its ports, and to whom."""
+    found = {}
+    for host, (public, rules) in ask(inventory, "[firewall_public_ports | default([]), firewall_rules]").items():
+        found[host.removeprefix("lvao-molecule-site-")] = {port: ["everybody"] for port in public} | {
+            int(port): rule["sources"] for rule in rules for port in rule["ports"]
+        }
+    return found
+
+
+def ask(inventory: Path, expression: str) -> dict[str, Any]:
+    """Ask Ansible for the value of an expression on each host of an inventory."""
+    message = f"msg={{{{ {expression} | to_json }}}}"
     ended = subprocess.run(
         ["ansible", "-i", inventory, "all", "-m", "ansible.builtin.debug", "-a", message],
         env=os.environ | {"ANSIBLE_LOAD_CALLBACK_PLUGINS": "true", "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json"},
@@ -96,13 +107,8 @@ def openings(inventory: Path) -> dict[str, dict[int, list[str]]]:
         capture_output=True,
         check=True,
     )
-    found = {}
-    for host, result in json.loads(ended.stdout)["plays"][0]["tasks"][0]["hosts"].items():
-        public, rules = json.loads(result["msg"])
-        found[host.removeprefix("lvao-molecule-site-")] = {port: ["everybody"] for port in public} | {
-            int(port): rule["sources"] for rule in rules for port in rule["ports"]
-        }
-    return found
+    results = json.loads(ended.stdout)["plays"][0]["tasks"][0]["hosts"]
+    return {host: json.loads(result["msg"]) for host, result in results.items()}
 
 
 @pytest.fixture
@@ -128,6 +134,12 @@ def test_two_hosts_open_what_they_need_of_each_other(project: Path) -> None:
         "one": {8793: ["fd00::3"], 8794: ["fd00::3"]},
         "two": {80: ["everybody"], 443: ["everybody"], 8080: ["10.0.0.2"]},
     }
+
+
+def test_only_the_hosts_of_the_environment_have_no_bound_of_connections(project: Path) -> None:
+    unlimited = ask(project / "molecule/inventories/site", "firewall_unlimited_sources")
+    assert list(unlimited.values()) == [["172.29.213.11", "172.29.213.12"]] * 4
+    assert list(ask(project / "inventories/preprod", "firewall_unlimited_sources").values()) == [[]]
 
 
 def test_a_database_and_a_storage_are_open_to_the_hosts_of_airflow(project: Path) -> None:

@@ -22,7 +22,8 @@ from testinfra.host import Host
 
 ADDRESSES = ["172.29.214.11", "fd29:214::11"]
 LISTENING = (1, 80, 443, 5432, 8080, 8090, 8793, 8794, 9099, 9100, 9110, 9111, 40000, 60010, 65535)
-TABLE = "nft --stateless list table inet lvao"
+# Without who is connected right now.
+TABLE = "nft --stateless --terse list table inet lvao"
 RULES = "/etc/nftables-lvao.conf"
 BEFORE = "/etc/nftables-lvao.before"
 COMMAND = "/usr/local/sbin/lvao-firewall"
@@ -49,6 +50,21 @@ for count in itertools.count():
     except OSError:
         pass
 print(count)
+"""
+# Opens connections as fast as it can, says how many it has, and keeps them until it is told to end.
+FLOOD = """
+import resource, select, socket, sys, time
+resource.setrlimit(resource.RLIMIT_NOFILE, [resource.getrlimit(resource.RLIMIT_NOFILE)[1]] * 2)
+poll = select.poll()
+clients = []
+for number in range(int(sys.argv[2])):
+    clients.append(socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET))
+    clients[-1].setblocking(False)
+    clients[-1].connect_ex((sys.argv[1], 8080))
+    poll.register(clients[-1], select.POLLOUT)
+time.sleep(2)
+print(sum(event == select.POLLOUT for _, event in poll.poll(0)), flush=True)
+sys.stdin.read()
 """
 
 
@@ -133,6 +149,17 @@ def test_the_host_gets_answers(host: Host, clients: dict[str, str], address: str
     command = f"python3 -c {shlex.quote(SAY_HELLO)} {address} 2 0 9999"
     wait_for(lambda: host.run(command).succeeded, 10, "an answer")
     assert "refused" not in host.run(f"python3 -c {shlex.quote(SAY_HELLO)} {address} 1 0 7000").stderr
+
+
+@pytest.mark.parametrize(("address", "beside"), zip(ADDRESSES, [[22, 8080], [22]], strict=True))
+def test_one_source_cannot_take_all_connections(clients: dict[str, str], address: str, beside: list[int]) -> None:
+    """The friend is in the same IPv6 network, which counts as one source."""
+    flood = ["docker", "exec", "--interactive", clients["stranger"], "python3", "-c", FLOOD, address, "8000"]
+    with subprocess.Popen(flood, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as flooding:
+        assert 100 < int(flooding.stdout.readline()) <= 500
+        assert open_ports(address, clients["friend"], [22, 8080]) == beside
+        assert open_ports(address, clients["stranger"], [22, 8080]) == [22]
+        flooding.communicate()
 
 
 def test_no_moment_is_without_rules(host: Host, clients: dict[str, str]) -> None:
