@@ -365,6 +365,22 @@ BAD_INPUT = {
         {"airflow_base_url": "https://airflow.example.org/airflow"},
         "airflow_base_url is 'https://airflow.example.org/airflow': it must be an address without a path",
     ),
+    "time for a body": (
+        {"reverse_proxy_body_timeout": 120},
+        "reverse_proxy_body_timeout is '120': it must be a duration such as 90s or 3m",
+    ),
+    "time for an answer": (
+        {"reverse_proxy_response_timeout": "1h30"},
+        "reverse_proxy_response_timeout is '1h30': it must be a duration such as 90s or 3m",
+    ),
+    "time between requests": (
+        {"reverse_proxy_idle_timeout": "0s"},
+        "reverse_proxy_idle_timeout is '0s': it must be a duration such as 90s or 3m",
+    ),
+    "no memory for the private side": (
+        {"reverse_proxy_private_memory_mb": 64},
+        "reverse_proxy_private_memory_mb is '64': it must be 128 or more",
+    ),
     "hold": ({"reverse_proxy_hold": "a while"}, "reverse_proxy_hold is 'a while': it must be a duration such as 90s"),
     "connection id": (
         {"airflow_connections": {"web-app": "http://x"}},
@@ -453,6 +469,18 @@ BAD_INPUT = {
     "public port": (
         {"firewall_public_ports": [443, 80800]},
         "firewall_public_ports holds 80800: it must be a list of TCP ports, from 1 to 65535",
+    ),
+    "few connections of a source": (
+        {"firewall_connections_per_source": 0},
+        "firewall_connections_per_source holds 0: it must be 10 or more",
+    ),
+    "few new connections of a source": (
+        {"firewall_new_connections_per_second": 1},
+        "firewall_new_connections_per_second holds 1: it must be 10 or more",
+    ),
+    "source without bounds": (
+        {"firewall_unlimited_sources": ["the load balancer"]},
+        "firewall_unlimited_sources holds the load balancer: sources must be a list of IPv4 and IPv6 addresses, and of",
     ),
     "public port without a list": (
         {"firewall_public_ports": "443"},

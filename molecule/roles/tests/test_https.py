@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 import requests
-from conftest import Public, apply_role, said, unit_property, wait_for
+import yaml
+from conftest import PROJECT, Public, apply_role, said, unit_property, wait_for
 from test_reverse_proxy import UPSTREAM, run_upstream
 from testinfra.host import Host
 
@@ -118,7 +119,7 @@ def test_what_tasks_report_is_not_for_the_public(public: Public, path: str) -> N
 
 
 @pytest.mark.parametrize("path", ["/auth/token", "/auth/token/cli", "/auth//token", "/auth/api/v1/security/login"])
-def test_nobody_outside_guesses_passwords_where_airflow_counts_none(public: Public, path: str) -> None:
+def test_nobody_outside_guesses_passwords_where_airflow_counts_by_account_alone(public: Public, path: str) -> None:
     assert public.ask("POST", path, b"{}")[0].status == 403
     assert requests.post(f"http://{public.address}:8080/auth/token", json={}, timeout=30).status_code == 200
 
@@ -138,6 +139,30 @@ def test_what_is_too_large_is_refused(host: Host, public: Public) -> None:
     # Unlike Python's client, curl listens while it sends.
     send = "head --bytes 2000000 /dev/zero | curl --silent --insecure --data-binary @- --write-out '%{http_code}'"
     assert host.check_output(f"{send} --resolve {DOMAIN}:443:127.0.0.1 https://{DOMAIN}/") == "413"
+
+
+@pytest.mark.parametrize(("path", "status"), [("/auth/login/", 413), ("/api/v2/dags", 200)])
+def test_a_login_is_short(host: Host, path: str, status: int) -> None:
+    send = "head --bytes 70000 /dev/zero | curl --silent --insecure --data-binary @- --output /dev/null"
+    for url in (f"--resolve {DOMAIN}:443:127.0.0.1 https://{DOMAIN}", "http://127.0.0.1:8080"):
+        assert host.check_output(f"{send} --write-out '%{{http_code}}' {url}{path}") == str(status)
+
+
+def test_what_a_firewall_lets_one_source_open_is_a_small_part_of_its_memory(host: Host, public: Public) -> None:
+    defaults = yaml.safe_load((PROJECT / "roles/firewall/defaults/main.yml").read_text())
+    process, before = unit_property(host, "caddy", "MainPID"), int(unit_property(host, "caddy", "MemoryCurrent"))
+    slow = []
+    # A fifth of them, for the time that they take.
+    for _ in range(defaults["firewall_connections_per_source"] // 5):
+        connection = public.connect()
+        connection.sock.sendall(f"POST / HTTP/1.1\r\nHost: {DOMAIN}\r\nContent-Length: 9\r\n\r\nx".encode())
+        slow.append(connection)
+    # It has 256 MB at least.
+    assert int(unit_property(host, "caddy", "MemoryCurrent")) - before < 20 * 2**20
+    assert public.ask("GET", "/")[0].status == 200
+    assert unit_property(host, "caddy", "MainPID") == process
+    for connection in slow:
+        connection.close()
 
 
 def test_the_upstream_knows_of_https_and_who_asks(public: Public) -> None:

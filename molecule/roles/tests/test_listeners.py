@@ -5,7 +5,8 @@ import re
 from testinfra.host import Host
 
 OF_ROLES = {
-    "caddy": {"0.0.0.0:8080", "*:80", "*:443"},
+    "caddy": {"*:80", "*:443"},
+    "caddy-private": {"0.0.0.0:8080"},
     "lvao-airflow-execution-api": {"127.0.0.1:8082"},
     "lvao-airflow-log-server": {"0.0.0.0:8793", "[::]:8793"},
     "lvao-airflow-triggerer": {"0.0.0.0:8794", "[::]:8794"},

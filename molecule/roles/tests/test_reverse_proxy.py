@@ -4,10 +4,13 @@ import json
 import os
 import re
 import shlex
+import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import requests
@@ -17,6 +20,7 @@ from testinfra.host import Host
 # Airflow's webserver is away meanwhile.
 pytestmark = pytest.mark.last
 WEBSERVER, UPSTREAM = "lvao-airflow-webserver", "lvao-test-upstream"
+PRIVATE, PUBLIC = "caddy-private", "caddy"
 # More connections than it lets wait.
 CONNECT = """
 import socket, time
@@ -121,7 +125,7 @@ def test_a_stream_arrives_as_it_is_made_and_outlives_a_reload(host: Host, url: s
         for line in answer.iter_lines(chunk_size=1):
             arrived[line] = time.monotonic() - began
             if line == b"1":
-                host.check_output("systemctl reload caddy")
+                host.check_output(f"systemctl reload {PRIVATE}")
     assert list(arrived) == [b"0", b"1", b"2", b"3", b"4", b"5"]
     assert arrived[b"0"] < 1
     assert arrived[b"5"] > 4
@@ -130,7 +134,7 @@ def test_a_stream_arrives_as_it_is_made_and_outlives_a_reload(host: Host, url: s
 def test_a_reload_of_the_proxy_is_no_outage(host: Host, url: str) -> None:
     with steady_requests([("GET", f"{url}/", None), ("POST", f"{url}/", {"name": "x"})], per_second=50) as answers:
         for _ in range(5):
-            host.check_output("systemctl reload caddy")
+            host.check_output(f"systemctl reload {PRIVATE}")
             time.sleep(1)
     assert len(answers) > 200
     # A reload may reset a connection that comes at that moment; only a change of the configuration of Caddy reloads it.
@@ -146,32 +150,52 @@ def test_the_upstream_is_told_who_asks_and_nobody_forges_it(url: str) -> None:
     assert f"http://{told['Host']}" == url
 
 
-def test_it_is_closed_to_what_it_does_not_need(host: Host) -> None:
-    assert_that_it_is_sandboxed(host, "caddy")
-    limits = {name: unit_property(host, "caddy", name) for name in ("LimitNOFILE", "LimitCORE", "TasksMax")}
+@pytest.mark.parametrize("unit", [PRIVATE, PUBLIC])
+def test_it_is_closed_to_what_it_does_not_need(host: Host, unit: str) -> None:
+    assert_that_it_is_sandboxed(host, unit)
+    limits = {name: unit_property(host, unit, name) for name in ("LimitNOFILE", "LimitCORE", "TasksMax")}
     assert limits == {"LimitNOFILE": "65536", "LimitCORE": "0", "TasksMax": "512"}
     total = int(host.check_output("awk '/^MemTotal/ {print $2}' /proc/meminfo")) // 1024
-    assert unit_property(host, "caddy", "MemoryMax") == str(max(256, total // 256 * 32) * 2**20)
+    memory_mb = 256 if unit == PRIVATE else max(256, total // 256 * 32)
+    assert unit_property(host, unit, "MemoryMax") == str(memory_mb * 2**20)
+    assert unit_property(host, unit, "Environment").endswith(f"GOMEMLIMIT={memory_mb * 9 // 10}MiB")
 
 
-def test_it_may_listen_below_port_1024_and_has_no_other_privilege(host: Host) -> None:
+@pytest.mark.parametrize("unit", [PRIVATE, PUBLIC])
+def test_it_may_listen_below_port_1024_and_has_no_other_privilege(host: Host, unit: str) -> None:
     # In a container everybody may.
-    status = host.check_output(f"cat /proc/{unit_property(host, 'caddy', 'MainPID')}/status")
+    status = host.check_output(f"cat /proc/{unit_property(host, unit, 'MainPID')}/status")
     privileges = {name: int(mask, 16) for name, mask in re.findall(r"^Cap(\w+):\s+(\w+)$", status, re.MULTILINE)}
     cap_net_bind_service = 1 << 10
     assert privileges == dict.fromkeys(("Inh", "Prm", "Eff", "Bnd", "Amb"), cap_net_bind_service)
 
 
-def test_what_it_may_write_to_is_named(host: Host) -> None:
-    mounts = host.check_output(f"cat /proc/{unit_property(host, 'caddy', 'MainPID')}/mountinfo").splitlines()
+@pytest.mark.parametrize(
+    ("unit", "named"),
+    [(PRIVATE, "/run/caddy-private /tmp /var/tmp"), (PUBLIC, "/run/caddy /tmp /var/lib/caddy /var/tmp")],
+)
+def test_what_it_may_write_to_is_named(host: Host, unit: str, named: str) -> None:
+    mounts = host.check_output(f"cat /proc/{unit_property(host, unit, 'MainPID')}/mountinfo").splitlines()
     writable = {path for _, _, _, _, path, options, *_ in map(str.split, mounts) if options.startswith("rw")}
     of_the_kernel = {path for path in writable if path.startswith(("/dev/", "/proc", "/sys/"))}
-    assert " ".join(sorted(writable - of_the_kernel)) == "/run/caddy /tmp /var/lib/caddy /var/tmp"
+    assert " ".join(sorted(writable - of_the_kernel)) == named
+
+
+def test_what_strangers_take_down_is_the_public_side_alone(host: Host, url: str) -> None:
+    host.check_output(f"systemctl stop {PUBLIC}")
+    try:
+        assert [requests.get(f"{url}/{path}", timeout=30).status_code for path in ("", "execution/health")] == [200] * 2
+    finally:
+        host.check_output(f"systemctl start {PUBLIC}")
+
+
+def test_it_outlasts_tasks_at_a_shutdown(host: Host) -> None:
+    assert "lvao-airflow-shutdown.service" in unit_property(host, PRIVATE, "Before").split()
 
 
 # The socket has no name to be called by.
 ASK_FOR_CONFIGURATION = (
-    "curl --silent --fail --header 'Host;' --unix-socket /run/caddy/admin.sock http://localhost/config/"
+    "curl --silent --fail --header 'Host;' --unix-socket /run/caddy-private/admin.sock http://localhost/config/"
 )
 
 
@@ -181,17 +205,23 @@ def test_nobody_else_configures_it(host: Host) -> None:
 
 
 def test_it_runs_now_and_at_boot_and_after_a_failure(host: Host, url: str) -> None:
-    assert host.service("caddy").is_enabled
-    before = unit_property(host, "caddy", "MainPID")
+    assert host.service(PRIVATE).is_enabled
+    before = unit_property(host, PRIVATE, "MainPID")
     host.check_output(f"kill -KILL {before}")
-    wait_for(lambda: unit_property(host, "caddy", "MainPID") not in {"0", before}, 15, "it to come back")
-    wait_for(lambda: host.service("caddy").is_running, 15, "it to run")
+    wait_for(lambda: unit_property(host, PRIVATE, "MainPID") not in {"0", before}, 15, "it to come back")
+    wait_for(lambda: host.service(PRIVATE).is_running, 15, "it to run")
     assert requests.get(f"{url}/", timeout=30).status_code == 200
 
 
-def test_a_reload_that_failed_is_made_good_by_the_next_run(host: Host) -> None:
-    broken = "/run/systemd/system/caddy.service.d"
-    values = {"reverse_proxy_hold": "299s"}
+def test_a_reload_that_failed_is_made_good_by_the_next_run_and_slow_clients_are_cut_off(host: Host, url: str) -> None:
+    broken = f"/run/systemd/system/{PRIVATE}.service.d"
+    # A body has 3 s, and an answer 7.
+    values = {
+        "reverse_proxy_hold": "2s",
+        "reverse_proxy_body_timeout": "1s",
+        "reverse_proxy_response_timeout": "5s",
+    }
+    loaded = '"read_timeout":3000000000,'
     host.check_output(f"mkdir {broken} && printf '[Service]\nExecReload=\nExecReload=false\n' > {broken}/broken.conf")
     host.check_output("systemctl daemon-reload")
     try:
@@ -199,11 +229,25 @@ def test_a_reload_that_failed_is_made_good_by_the_next_run(host: Host) -> None:
     finally:
         host.check_output(f"rm --recursive {broken} && systemctl daemon-reload")
     assert failed.returncode != 0
-    assert "299000000000" not in host.check_output(ASK_FOR_CONFIGURATION)
+    assert loaded not in host.check_output(ASK_FOR_CONFIGURATION)
     assert apply_role(host, "reverse_proxy", **values).returncode == 0
-    assert "299000000000" in host.check_output(ASK_FOR_CONFIGURATION)
+    assert loaded in host.check_output(ASK_FOR_CONFIGURATION)
+    assert_that_slow_clients_are_cut_off(url)
     assert apply_role(host, "reverse_proxy").returncode == 0
-    assert "299000000000" not in host.check_output(ASK_FOR_CONFIGURATION)
+    assert loaded not in host.check_output(ASK_FOR_CONFIGURATION)
+
+
+def assert_that_slow_clients_are_cut_off(url: str) -> None:
+    """Check what becomes of a body that takes longer than 3 s, and of answers within 7 s and beyond."""
+    began = time.monotonic()
+    with socket.create_connection((urlsplit(url).hostname, 8080), timeout=30) as client, suppress(ConnectionError):
+        client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nx")
+        while client.recv(1000):
+            pass
+    assert 2 < time.monotonic() - began < 7
+    assert len(requests.get(f"{url}/?5", timeout=30).text.splitlines()) == 5
+    with pytest.raises(requests.exceptions.ChunkedEncodingError):
+        requests.get(f"{url}/?9", timeout=30)
 
 
 @pytest.mark.parametrize(
@@ -220,8 +264,8 @@ def test_a_reload_that_failed_is_made_good_by_the_next_run(host: Host) -> None:
     ],
 )
 def test_what_cannot_work_is_refused_and_changes_nothing(host: Host, values: dict, message: str) -> None:
-    before = host.file("/etc/caddy/Caddyfile").content
+    before = host.file("/etc/caddy-private/Caddyfile").content
     ended = apply_role(host, "reverse_proxy", **values)
     assert ended.returncode == 2, ended.stdout
     assert message in " ".join(ended.stdout.replace('\\"', '"').split())
-    assert host.file("/etc/caddy/Caddyfile").content == before
+    assert host.file("/etc/caddy-private/Caddyfile").content == before

@@ -202,7 +202,7 @@ def test_a_scheduler_that_lost_its_database_is_relieved_and_keeps_its_tasks(
         try:
             wait_for(lambda said=journal: host.run(said).succeeded, 60, "the scheduler's loop to end")
         finally:
-            host.check_output("timeout 60 systemctl start postgresql && timeout 60 systemctl restart caddy")
+            host.check_output("timeout 60 systemctl start postgresql && timeout 60 systemctl restart caddy-private")
 
         def is_relieved(before: str = live_unit) -> bool:
             host.check_output(f"systemctl start {hasty_watchdog}")
@@ -278,7 +278,7 @@ def test_a_scheduler_that_is_killed_loses_what_it_ran_alone(host: Host, airflow:
 def test_tasks_outlive_an_execution_api_that_is_away(host: Host, airflow: Airflow) -> None:
     """Some run when it goes, some start while it is away; nobody holds what they ask."""
     with burst(airflow, 12, 5):
-        host.check_output("sleep 5; systemctl stop caddy; sleep 60; systemctl start caddy")
+        host.check_output("sleep 5; systemctl stop caddy-private; sleep 60; systemctl start caddy-private")
 
 
 def test_a_stop_lets_tasks_finish_within_its_bound(host: Host, airflow: Airflow) -> None:

@@ -45,7 +45,7 @@ def test_each_host_has_what_it_does_and_nothing_else(hosts: dict[str, Host]) -> 
         f"lvao-airflow-{name}" for name in components
     ]
     served = ["lvao-airflow-execution-api.service", "lvao-airflow-webserver.service"]
-    assert running["webserver"] == ["caddy.service", *served]
+    assert running["webserver"] == ["caddy-private.service", "caddy.service", *served]
     assert [unit.partition("@")[0] for unit in running["database"]] == ["postgresql"]
     assert running["storage"] == ["swift-proxy.service"]
     assert not hosts["database"].file("/opt/airflow").exists
