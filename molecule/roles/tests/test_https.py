@@ -119,7 +119,7 @@ def test_what_tasks_report_is_not_for_the_public(public: Public, path: str) -> N
 
 
 @pytest.mark.parametrize("path", ["/auth/token", "/auth/token/cli", "/auth//token", "/auth/api/v1/security/login"])
-def test_nobody_outside_guesses_passwords_where_airflow_counts_by_account_alone(public: Public, path: str) -> None:
+def test_nobody_outside_guesses_passwords_where_airflow_counts_none(public: Public, path: str) -> None:
     assert public.ask("POST", path, b"{}")[0].status == 403
     assert requests.post(f"http://{public.address}:8080/auth/token", json={}, timeout=30).status_code == 200
 
