@@ -102,6 +102,17 @@ def test_a_callback_is_named(session: Session) -> None:
         insert(Callback.__table__).values(**row, id=UUID(int=1), created_at=MAY, data={"path": "os.system"})
     )
     assert said(session, "Functions that callbacks and deadlines call") == ["os.system: 1 (callback)"]
+    # What Airflow itself could not read.
+    session.execute(text("""UPDATE callback SET data = '{"__type": "nope"}'"""))
+    assert said(session, "Functions that callbacks and deadlines call") == ["unknown: 1 (callback)"]
+
+
+def test_a_section_that_cannot_be_read_says_so() -> None:
+    def lines() -> Iterator[str]:
+        yield "one"
+        raise KeyError
+
+    assert TRIAGE["readable"](lines()) == ["one", "the rest cannot be read: KeyError"]
 
 
 class Caller:
@@ -120,6 +131,7 @@ def test_a_pickle_that_calls_code_is_told_from_data(config: object, calls: bool,
 
 
 def test_what_changed_by_the_api_is_dated(session: Session) -> None:
+    session.add(Log(event="post_connection", extra="no JSON"))
     session.add_all([Connection(conn_id="db", uri="postgres://me:a-secret@db"), Variable(key="k", val="a-secret")])
     for name, extra in {
         "post_connection": {"connection_id": "db"},

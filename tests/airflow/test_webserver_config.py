@@ -15,7 +15,7 @@ from airflow.providers.fab.auth_manager.api_fastapi.routes.login import auth_rou
 from airflow.providers.fab.auth_manager.security_manager.override import FabAirflowSecurityManagerOverride
 from airflow.providers.fab.www.extensions import init_session
 from fastapi import HTTPException
-from flask import Flask, Response, session
+from flask import Flask, Response, request, session
 from flask.sessions import SecureCookieSessionInterface
 from flask_appbuilder.const import AUTH_DB, AUTH_OAUTH
 from flask_appbuilder.exceptions import PasswordComplexityValidationError
@@ -136,6 +136,12 @@ def app(load: Load, tmp_path: Path) -> Flask:
         session[f"_state_sso_{at}"] = {"data": {"nonce": secrets.token_hex(200)}, "exp": at}
         return list(session)
 
+    @app.get("/during-a-logout")
+    def request_during_a_logout() -> str:
+        with_cookie(app, request.cookies["session"]).get("/logout/")
+        session["seen"] = True
+        return "too late"
+
     @app.get("/who")
     def who() -> str:
         return str(current_user.is_authenticated)
@@ -160,6 +166,15 @@ def with_cookie(app: Flask, cookie: str) -> Client:
     browser = app.test_client()
     browser.set_cookie("session", cookie)
     return browser
+
+
+def test_a_request_that_overlaps_a_logout_does_not_bring_the_session_back(app: Flask) -> None:
+    browser = app.test_client()
+    browser.get("/login/a")
+    cookie = browser.get_cookie("session").value
+    assert with_cookie(app, cookie).get("/during-a-logout").text == "too late"
+    assert with_cookie(app, cookie).get("/who").text == "False"
+    assert rows(app) == 0
 
 
 def test_strangers_keep_their_sessions_themselves(app: Flask) -> None:

@@ -78,7 +78,7 @@ def to_others(attempt: Callable[[Path], object]) -> None:
     for process in Path("/proc").glob("[0-9]*"):
         # It may have just ended.
         with suppress(FileNotFoundError, ProcessLookupError):
-            if (user := users[process.stat().st_uid]) in OTHERS:
+            if (user := users.get(process.stat().st_uid)) in OTHERS:
                 try:
                     attempt(process)
                 except PermissionError as error:

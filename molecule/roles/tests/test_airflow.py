@@ -150,9 +150,10 @@ def test_tasks_alone_may_lock_a_release(host: Host) -> None:
 
 
 def test_a_probe_of_root_runs_as_no_other_process_does(host: Host) -> None:
-    code = "import os; print(os.getuid(), 'AIRFLOW__API__SECRET_KEY' in os.environ)"
-    asked = host.check_output(f'LVAO_PROBE=true LVAO_PROGRAM=python airflow -c "{code}"')
-    assert asked == f"{host.check_output('id -u lvao-airflow-probe')} False"
+    code = "import os; print(os.getuid(), *sorted(name for name in os.environ if 'KEY' in name or '_CONN' in name))"
+    asked = host.check_output(f'LVAO_PROBE=true LVAO_PROGRAM=python airflow -c "{code}"').split()
+    database = "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"
+    assert asked == [host.check_output("id -u lvao-airflow-probe"), database, f"{database}_ASYNC"]
 
 
 def test_the_host_wins_over_the_environment_which_wins_over_what_all_have(host: Host) -> None:

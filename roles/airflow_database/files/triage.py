@@ -24,7 +24,7 @@ from airflow.models.serialized_dag import SerializedDagModel
 from airflow.models.taskinstance import TaskInstance
 from airflow.providers.fab.auth_manager.models import Group, Role, User
 from airflow.utils.session import create_session
-from sqlalchemy import DateTime, LargeBinary, func, or_, select, table, text, type_coerce
+from sqlalchemy import JSON, DateTime, LargeBinary, func, or_, select, table, text, type_coerce
 from sqlalchemy import column as sql_column
 from sqlalchemy.orm import Session
 
@@ -97,7 +97,7 @@ def callbacks(session: Session) -> Iterator[str]:
     """Yield the functions that Airflow is to call, of callbacks that wait and of deadlines."""
     waiting = or_(Callback.state.in_(ACTIVE_STATES), Callback.state.is_(None), Callback.state == "scheduled")
     for kind, statement in {
-        "callback": select(Callback.data).where(waiting),
+        "callback": select(type_coerce(Callback.data, JSON)).where(waiting),
         "deadline": select(DeadlineAlert.callback_def),
     }.items():
         found = Counter(path_of(data) for data in session.scalars(statement))
@@ -134,7 +134,11 @@ def changes(session: Session) -> dict[str, str]:
     last = {}
     rows = select(Log.dttm, Log.owner, Log.event, Log.extra).where(Log.event.in_(CHANGES)).order_by(Log.dttm)
     for when, owner, event, extra in session.execute(rows):
-        for name in names_in(json.loads(extra or "{}")):
+        try:
+            told = json.loads(extra or "{}")
+        except ValueError:
+            told = {}
+        for name in names_in(told):
             last[f"{'connection' if 'connection' in event else 'variable'} {name}"] = f"{day(when)} by {owner}"
     return last
 
@@ -234,7 +238,17 @@ def sections(session: Session, ids: set[str], faults: list[str]) -> dict[str, li
         "Variables in the database": names(session, "variable"),
         "Pools": pools(session),
     }
-    return {title: [plain(line) for line in lines] or ["none"] for title, lines in found.items()}
+    return {title: readable(lines) for title, lines in found.items()}
+
+
+def readable(lines: Iterator[str]) -> list[str]:
+    """List the lines of a section, up to a row that an intruder has made unreadable."""
+    shown = []
+    try:
+        shown.extend(plain(line) for line in lines)
+    except Exception as error:
+        shown.append(f"the rest cannot be read: {type(error).__name__}")
+    return shown or ["none"]
 
 
 def main() -> None:

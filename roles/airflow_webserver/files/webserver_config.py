@@ -8,7 +8,7 @@ passwords. A new one has LVAO_PASSWORD_MIN_LENGTH characters or more.
 import json
 import os
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from http.cookies import SimpleCookie
 from ipaddress import IPv6Address, ip_address, ip_network
@@ -64,9 +64,9 @@ user_logged_out.connect(_end_session, weak=False)
 
 
 class _Session(SqlAlchemySession):
-    """Knows whether the database has it."""
+    """Knows by which id the database has it, if it does."""
 
-    stored = False
+    stored = ""
 
 
 class _StrangersSessions(SecureCookieSessionInterface):
@@ -96,11 +96,19 @@ class _Sessions(AirflowDatabaseSessionInterface):
             The session, or a new one.
         """
         found = super().open_session(app, request)
-        found.stored = bool(found)
+        found.stored = found.sid if found else ""
         if not found.stored:
             found.update(self.strangers.open_session(app, request) or {})
             found.modified = False
         return found
+
+    def _upsert_session(self, lifetime: timedelta, session: _Session, store_id: str) -> None:
+        """Keep a session, unless another request has ended it meanwhile: a copy of its cookie would log in again."""
+        if session.stored and session.sid != session.stored:
+            self._delete_session(self._get_store_id(session.stored))
+        elif session.stored and not self._retrieve_session_data(store_id):
+            return
+        super()._upsert_session(lifetime, session, store_id)
 
     def save_session(self, app: Flask, session: _Session, response: Response) -> None:
         """Keep a session where it belongs, and in a person's the tokens that it has given.

@@ -71,6 +71,19 @@ def shuts_down() -> bool:
     return said.stdout.strip() == "stopping"
 
 
+def runs(process: Path) -> bool:
+    """Tell whether a process runs, also where other users' processes are hidden in /proc.
+
+    Args:
+        process: Its folder below /proc.
+    """
+    try:
+        os.kill(int(process.name), 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 def has_heard(process: Path) -> bool:
     """Tell whether a process that was told to end takes nothing new.
 
@@ -114,7 +127,7 @@ def main(scheduler: Scheduler, notes: Path, process: Path, bound: float) -> None
     """
     deadline = last = math.inf
     heard = False
-    while process.exists():
+    while runs(process):
         if (notes / "retired").exists() and not shuts_down():
             deadline = math.inf
         elif deadline == math.inf:
@@ -136,7 +149,7 @@ def main(scheduler: Scheduler, notes: Path, process: Path, bound: float) -> None
             elif time.monotonic() > last:
                 os.kill(int(process.name), signal.SIGKILL)
         for _ in range(SECONDS_BETWEEN_HEARTBEATS * 5):
-            if not process.exists():
+            if not runs(process):
                 return
             # In its last moments it no longer ignores the signal.
             heard = heard or has_heard(process)
