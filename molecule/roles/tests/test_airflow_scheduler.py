@@ -34,7 +34,6 @@ SECRETS = {
     "execution-api": "database fernet tokens",
 }
 PORTS = {"webserver": 8081, "execution-api": 8082, "log-server": 8793, "triggerer": 8794}
-DENIED = [f"tcp:{port}" for port in (8080, *PORTS.values(), 5432, 8090)]
 NAMES = {
     "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": "database",
     "AIRFLOW__CORE__FERNET_KEY": "fernet",
@@ -48,8 +47,10 @@ def test_each_unit_has_a_user_and_the_secrets_that_it_needs(host: Host, name: st
     unit = f"lvao-airflow-{name}"
     assert unit_property(host, unit, "User") == ("airflow" if name == "scheduler" else unit)
     # No other one takes its place on its port, where the kernel has control groups of version 2.
-    assert unit_property(host, unit, "SocketBindDeny").split() == DENIED
-    assert unit_property(host, unit, "SocketBindAllow") == (f"tcp:{PORTS[name]}" if name in PORTS else "")
+    # systemd shows a rule as tcp8081.
+    denied, allowed = (unit_property(host, unit, f"SocketBind{verb}").split() for verb in ("Deny", "Allow"))
+    assert {*denied} == {f"tcp{port}" for port in (8080, *PORTS.values(), 5432, 8090)}
+    assert allowed == ([f"tcp{PORTS[name]}"] if name in PORTS else [])
     fragments, unset = unit_property(host, unit, "EnvironmentFiles"), unit_property(host, unit, "UnsetEnvironment")
     found = {secret for variable, secret in NAMES.items() if variable not in unset.split()}
     # A release from before lacks that folder: its scheduler would end without its ExecStop=.
