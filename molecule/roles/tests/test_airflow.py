@@ -150,8 +150,8 @@ def test_tasks_alone_may_lock_a_release(host: Host) -> None:
 
 
 def test_a_probe_of_root_runs_as_no_other_process_does(host: Host) -> None:
-    secret = "AIRFLOW__(API|API_AUTH|CORE|DATABASE)__(.*_KEY|.*_SECRET|SQL_.*)|AIRFLOW_CONN_.*"
-    code = f"import os, re; print(os.getuid(), *sorted(filter(re.compile('{secret}').fullmatch, os.environ)))"
+    names = "AIRFLOW__(API|API_AUTH|CORE|DATABASE)__(.*_KEY|.*_SECRET|SQL_.*)|AIRFLOW_CONN_.*"
+    code = f"import os, re; print(os.getuid(), *sorted(filter(re.compile('{names}').fullmatch, os.environ)))"
     asked = host.check_output(f'LVAO_PROBE=true LVAO_PROGRAM=python airflow -c "{code}"').split()
     database = "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"
     assert asked == [host.check_output("id -u lvao-airflow-probe"), database, f"{database}_ASYNC"]
