@@ -55,18 +55,6 @@ def test_the_admin_logs_in_and_nobody_with_a_wrong_password(airflow: Airflow) ->
     assert airflow.login("wrong") == (401, "")
 
 
-def test_a_short_password_is_refused(airflow: Airflow) -> None:
-    account = {
-        "username": "short",
-        "email": "short@lvao.test",
-        "first_name": "a",
-        "last_name": "b",
-        "password": "x" * 11,
-    }
-    status, answer = airflow.call("POST", "/users", account, root="/auth/fab/v1")
-    assert (status, answer["detail"]) == (400, "The password must have 12 characters or more.")
-
-
 def test_a_stranger_learns_nothing(airflow: Airflow) -> None:
     forged = airflow.login(airflow.password)[1].rpartition(".")[0] + ".forged"
     for path in ("/dags", "/connections", "/variables", "/config"):
