@@ -22,7 +22,7 @@ os.environ |= {
 }
 
 from airflow.dag_processing.dagbag import DagBag  # noqa: E402 - Airflow reads the environment above on import
-from airflow.sdk import DAG  # noqa: E402 - as above
+from airflow.sdk import DAG  # noqa: E402 - Airflow reads the environment above on import
 
 
 def pytest_configure(config: pytest.Config) -> None:
