@@ -319,8 +319,8 @@ class Airflow:
             host: Where the webserver runs.
         """
         self.host = host
-        self.password, address = value(host, "[airflow_database_admin_password, airflow_api_host]")
-        self.url = f"http://{address}:8080"
+        self.password = value(host, "airflow_database_admin_password")
+        self.url = "http://127.0.0.1:8080"
         self.token = ""
 
     def login(self, password: str) -> tuple[int, str]:

@@ -290,6 +290,22 @@ BAD_INPUT = {
         {"reverse_proxy_host": "10.0.0.9"},
         "reverse_proxy_host is '10.0.0.9': it must be 127.0.0.1, 0.0.0.0, or an address of the host (192.0.2.7)",
     ),
+    "private address": (
+        {"reverse_proxy_private_address": "10.0.0.9"},
+        "reverse_proxy_private_address is '10.0.0.9': it must be empty, or an address of the host (192.0.2.7)",
+    ),
+    "private port": (
+        {"reverse_proxy_private_port": 8080},
+        "reverse_proxy_private_port is '8080': it must be a TCP port, another than reverse_proxy_port",
+    ),
+    "private certificate": (
+        {"reverse_proxy_private_address": "192.0.2.7", "reverse_proxy_private_certificate": "none"},
+        "reverse_proxy_private_certificate is set: reverse_proxy_private_certificate must be a certificate,",
+    ),
+    "authority of the Execution API": (
+        {"airflow_execution_api_ca_certificate": "/etc/ssl/ca.pem"},
+        "airflow_execution_api_ca_certificate is '/etc/ssl/ca.pem': it must be one or more certificates in PEM",
+    ),
     "proxy port": ({"reverse_proxy_port": 80800}, "reverse_proxy_port is '80800': it must be a TCP port"),
     "private side on the public one's port": (
         {"reverse_proxy_port": 80, "reverse_proxy_domain": "airflow.lvao.test", "reverse_proxy_tls": "internal"},

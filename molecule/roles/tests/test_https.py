@@ -194,6 +194,17 @@ def test_each_request_is_logged_without_what_is_secret(host: Host, public: Publi
     assert host.run("journalctl --unit=caddy | grep marked-secret").rc == 1
 
 
+def test_the_private_side_speaks_tls_to_other_hosts(host: Host) -> None:
+    own = "/var/lib/caddy-private/caddy/pki/authorities/local/root.crt"
+    ask = f"curl --silent --output /dev/null --write-out '%{{http_code}}' --cacert {own}"
+    address, other = host.check_output("hostname --ip-address"), "other.lvao.test:8443"
+    assert host.check_output(f"{ask} https://{address}:8443/") == "200"
+    # Who comes with another name, or without TLS, learns nothing.
+    assert host.check_output(f"{ask} http://{address}:8443/") == "400"
+    assert host.run(f"{ask} --resolve {other}:{address} https://{other}/").rc == 35
+    assert host.run(f"runuser -u nobody -- cat {own}").failed
+
+
 @pytest.fixture(scope="module")
 def _restored(host: Host) -> Iterator[None]:
     """Bring back in the end what the tests before have looked at."""
@@ -203,32 +214,33 @@ def _restored(host: Host) -> Iterator[None]:
 
 
 @pytest.fixture
-def certificate(tmp_path: Path) -> Callable[[str], dict[str, str]]:
+def certificate(tmp_path: Path) -> Callable[..., dict[str, str]]:
     """Make certificates that are their own authorities."""
 
-    def make(name: str) -> dict[str, str]:
+    def make(name: str, side: str = "") -> dict[str, str]:
         files = [tmp_path / f"{name}.pem", tmp_path / f"{name}.key"]
         command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-        command += ["-days", "30", "-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}"]
+        kind = "IP" if side else "DNS"
+        command += ["-days", "30", "-subj", f"/CN={name}", "-addext", f"subjectAltName={kind}:{name}"]
         subprocess.run([*command, "-out", files[0], "-keyout", files[1]], check=True, capture_output=True)
-        return {
-            "reverse_proxy_tls": "files",
-            "reverse_proxy_certificate": files[0].read_text(),
-            "reverse_proxy_certificate_key": files[1].read_text(),
-        }
+        brought = f"reverse_proxy_{side}certificate"
+        pair = {brought: files[0].read_text(), f"{brought}_key": files[1].read_text()}
+        return pair if side else pair | {"reverse_proxy_tls": "files"}
 
     return make
 
 
 @pytest.mark.usefixtures("_restored")
 def test_a_site_brings_its_certificate_its_accounts_and_who_may_ask(
-    host: Host, public: Public, certificate: Callable[[str], dict[str, str]]
+    host: Host, public: Public, certificate: Callable[..., dict[str, str]]
 ) -> None:
-    brought = certificate(DOMAIN)
+    brought, address = certificate(DOMAIN), host.check_output("hostname --ip-address")
+    private = certificate(address, "private_")
     ended = apply_role(
         host,
         "reverse_proxy",
         **brought,
+        **private,
         reverse_proxy_sources=["127.0.0.0/8", "2001:db8::/32"],
         reverse_proxy_token_sources=["127.0.0.0/8"],
         reverse_proxy_accounts={"lvao": host.check_output(HASH)},
@@ -249,21 +261,25 @@ def test_a_site_brings_its_certificate_its_accounts_and_who_may_ask(
     said = host.check_output(f"{local} --user lvao:fake-password https://{DOMAIN}/auth/token")
     assert said.endswith("200")
     assert "Authorization" not in said
-    for secret in ("/etc/caddy/Caddyfile", "/etc/caddy/tls/key.pem"):
+    host.check_output(f"cat > /root/private.pem <<'EOF'\n{private['reverse_proxy_private_certificate']}EOF")
+    assert host.check_output(f"curl --silent --cacert /root/private.pem https://{address}:8443/")
+    for secret in ("/etc/caddy/Caddyfile", "/etc/caddy/tls/key.pem", "/etc/caddy-private/tls/key.pem"):
         assert host.run(f"runuser -u nobody -- cat {secret}").failed
 
 
 def test_a_certificate_that_does_not_fit_is_refused_and_changes_nothing(
-    host: Host, certificate: Callable[[str], dict[str, str]]
+    host: Host, certificate: Callable[..., dict[str, str]]
 ) -> None:
     before = host.file("/etc/caddy/Caddyfile").content
     values = certificate("other.lvao.test")
     values["reverse_proxy_certificate_key"] = certificate(DOMAIN)["reverse_proxy_certificate_key"]
+    values |= certificate("192.0.2.9", "private_")
     ended = apply_role(host, "reverse_proxy", **values)
     assert ended.returncode == 2
     said = " ".join(ended.stdout.split())
     assert f"reverse_proxy_certificate is for other.lvao.test and not for reverse_proxy_domain, {DOMAIN}" in said
     assert "does not belong to reverse_proxy_certificate_key" in said
+    assert "reverse_proxy_private_certificate is for 192.0.2.9 and not for reverse_proxy_private_address," in said
     assert host.file("/etc/caddy/Caddyfile").content == before
 
 

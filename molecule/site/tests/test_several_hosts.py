@@ -4,6 +4,8 @@ import json
 import re
 import secrets
 import shlex
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
@@ -18,6 +20,7 @@ from conftest import (
     run_with_airflow,
     said,
     sleeping_task,
+    unit_property,
     value,
     wait_for,
     watched_processes,
@@ -52,8 +55,36 @@ def test_each_host_has_what_it_does_and_nothing_else(hosts: dict[str, Host]) -> 
 
 
 def test_the_webserver_listens_where_the_scheduler_reaches_it(hosts: dict[str, Host]) -> None:
-    listening = hosts["webserver"].check_output("ss -ltnH '( sport >= 8080 and sport <= 8082 )'").splitlines()
-    assert {line.split()[3] for line in listening} == {"172.29.213.12:8080", "127.0.0.1:8081", "127.0.0.1:8082"}
+    listening = hosts["webserver"].check_output("ss -ltnH '( sport >= 8080 and sport <= 8443 )'").splitlines()
+    on_the_host = {f"127.0.0.1:{port}" for port in (8080, 8081, 8082)}
+    assert {line.split()[3] for line in listening} == {"172.29.213.12:8443", *on_the_host}
+
+
+def test_what_tasks_report_crosses_the_network_over_tls_to_a_server_that_they_know(hosts: dict[str, Host]) -> None:
+    ask = "curl --silent --max-time 10 --output /dev/null --write-out '%{http_code}' https://172.29.213.12:8443"
+    ask += "/execution/health"
+    trusted = "/opt/airflow/execution-api-*.pem"
+    assert hosts["scheduler"].check_output(f"{ask} --cacert {trusted}") == "200"
+    # The bundle of the system knows other authorities, and each of these could pose as the webserver.
+    assert hosts["scheduler"].run(ask).rc == 60
+    imports = "from airflow.sdk.api import client"
+    files = "client.API_SSL_CA_FILE_PATH, client.API_SSL_CERT_PATH"
+    context = f"client.Client._get_ssl_context_cached({files}).cert_store_stats()"
+    assert run_with_airflow(hosts["scheduler"], imports, context)["x509_ca"] == 1
+
+
+def test_tasks_that_report_in_clear_are_not_cut_off(hosts: dict[str, Host]) -> None:
+    core = "/opt/airflow/confirmed/etc/env.d/10-core.env"
+    of_before = "s|https://172.29.213.12:8443|http://172.29.213.12:8080|"
+    edit = f"cp --preserve $(realpath {core}) /root/core && sed --in-place '{of_before}' {core}"
+    hosts["scheduler"].check_output(edit)
+    try:
+        ended = run_playbook("site", "all")
+    finally:
+        hosts["scheduler"].check_output(f"cp --preserve /root/core $(realpath {core})")
+    assert ended.returncode != 0
+    assert "set reverse_proxy_private_plain to true for this deploy" in said(ended)
+    assert {*re.findall(r"changed=(\d+)", ended.stdout)} == {"0"}
 
 
 @pytest.mark.parametrize("network", ["172.29.213.", "fd29:213::"], ids=["IPv4", "IPv6"])
@@ -75,9 +106,9 @@ def test_people_come_in_and_tasks_of_others_do_not(host: Host) -> None:
 
 
 def test_each_host_finds_open_what_it_needs_of_the_others() -> None:
-    ports = [22, 5432, 8080, 8081, 8082, 8090, 8793, 8794]
+    ports = [22, 5432, 8080, 8081, 8082, 8090, 8443, 8793, 8794]
     needed = {
-        "scheduler": [[22], [22, 8080], [22, 5432], [22, 8090]],
+        "scheduler": [[22], [22, 8443], [22, 5432], [22, 8090]],
         "webserver": [[22, 8793, 8794], [22], [22, 5432], [22, 8090]],
         "database": [[22], [22], [22], [22]],
         "storage": [[22], [22], [22], [22]],
@@ -147,6 +178,27 @@ def test_the_log_of_a_running_task_is_read_from_the_scheduler(hosts: dict[str, H
         assert airflow.call("GET", path)[1]["state"] == "running"
         assert "http://lvao-molecule-site-scheduler:8793/" in live
         wait_for(lambda: airflow.call("GET", path)[1]["state"] == "success", 60, "its end")
+
+
+def test_a_flood_from_one_source_reaches_neither_other_people_nor_tasks(
+    host: Host, hosts: dict[str, Host], airflow: Airflow
+) -> None:
+    public = Public(host, "airflow.lvao.test")
+    process = unit_property(host, "caddy", "MainPID")
+    source = shlex.quote(Path(__file__).with_name("flood.py").read_text())
+    attack = f"nice python3 -c {source} 172.29.213.12 airflow.lvao.test 8000 4000 60"
+    with ThreadPoolExecutor(1) as pool:
+        flood = pool.submit(hosts["storage"].check_output, attack)
+        # All that it may have is open by then.
+        used = "ss -tnH state established sport = :443 src 172.29.213.12 dst 172.29.213.14 | wc -l"
+        wait_for(lambda: int(host.check_output(used)) >= 400, 50, "the flood")
+        assert public.ask("GET", "/api/v2/version")[0].status == 200
+        with sleeping_task(hosts["scheduler"], airflow, seconds=1) as path:
+            wait_for(lambda: airflow.call("GET", path)[1]["state"] == "success", 60, "the end of a task")
+        assert public.ask("GET", "/api/v2/version")[0].status == 200
+        assert int(host.check_output(used)) <= 500
+        print("connections that the attacker had:", flood.result())
+    assert unit_property(host, "caddy", "MainPID") == process
 
 
 def shown(airflow: Airflow, path: str) -> str:
