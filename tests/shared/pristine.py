@@ -10,7 +10,7 @@ from pathlib import Path
 PROJECT = Path(__file__).parents[2]
 # What a site fills in.
 ENVIRONMENTS = ("preprod", "prod")
-WORKFLOWS = ("audit", "cd", "cd_prod", "ci", "deploy", "plan")
+WORKFLOWS = ("audit", "cd", "cd_prod", "ci", "deploy", "plan", "project_check", "project_deploy")
 # What comes along of the folders to which a site adds.
 OURS = {
     "inventories": {"development", "vagrant"},

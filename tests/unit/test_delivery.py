@@ -271,7 +271,10 @@ def test_each_step_is_a_command_of_the_readme_or_an_action_pinned_by_commit() ->
 
 def test_secrets_reach_the_steps_alone_that_connect() -> None:
     for step in STEPS:
-        assert ("secrets." in str(step)) == step.get("run", "").startswith("bin/with-credentials"), step
+        connects = step.get("run", "").startswith("bin/with-credentials")
+        # What checks out another repository has the key of that one alone.
+        known = str(step).replace("secrets.PLATFORM_KEY", "") if "checkout" in step.get("uses", "") else str(step)
+        assert ("secrets." in known) == connects, step
     for job in JOBS.values():
         assert "secrets." not in str({name: what for name, what in job.items() if name != "steps"})
         assert not any("${{" in step.get("run", "") for step in job.get("steps", []))
@@ -279,7 +282,7 @@ def test_secrets_reach_the_steps_alone_that_connect() -> None:
 
 def test_what_has_secrets_runs_nothing_that_other_jobs_have_cached() -> None:
     with_secrets = {name: job for name, job in JOBS.items() if "environment" in job}
-    assert with_secrets.keys() == {"deploy/deploy", "plan/plan"}
+    assert with_secrets.keys() == {"deploy/deploy", "plan/plan", "project_deploy/deploy"}
     assert not [step for job in with_secrets.values() for step in job["steps"] if "cache" in step.get("uses", "")]
 
 
@@ -307,9 +310,19 @@ def test_lint_finds_a_workflow_that_runs_what_a_stranger_writes(tmp_path: Path) 
 
 
 def test_a_running_deploy_is_never_cancelled() -> None:
-    deploy = JOBS["deploy/deploy"]
-    assert deploy["concurrency"] == {"group": "deploy-${{ inputs.environment }}", "cancel-in-progress": False}
-    assert deploy["environment"] == "${{ inputs.environment }}"
+    for deploy in (JOBS["deploy/deploy"], JOBS["project_deploy/deploy"]):
+        assert deploy["concurrency"] == {"group": "deploy-${{ inputs.environment }}", "cancel-in-progress": False}
+        assert deploy["environment"] == "${{ inputs.environment }}"
+
+
+@pytest.mark.parametrize("job", ["project_check/check", "project_deploy/deploy"])
+def test_a_project_is_checked_out_where_its_commands_look_for_it(job: str) -> None:
+    platform, project, command = JOBS[job]["steps"]
+    assert platform["with"]["repository"] == "${{ inputs.platform }}"
+    # That of the caller is what is checked out unless another is named.
+    assert "repository" not in project["with"]
+    assert JOBS[job]["env"]["LVAO_PROJECT"] == project["with"]["path"] + "/${{ inputs.folder }}"
+    assert command["run"].split()[-2] == "make"
 
 
 def test_ci_runs_what_make_test_runs() -> None:
