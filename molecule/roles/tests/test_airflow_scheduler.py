@@ -49,7 +49,7 @@ def test_each_unit_has_a_user_and_the_secrets_that_it_needs(host: Host, name: st
     # No other one takes its place on its port, where the kernel has control groups of version 2.
     # systemd shows a rule as tcp8081.
     denied, allowed = (unit_property(host, unit, f"SocketBind{verb}").split() for verb in ("Deny", "Allow"))
-    assert {*denied} == {f"tcp{port}" for port in (8080, *PORTS.values(), 5432, 8090)}
+    assert {*denied} == {f"tcp{port}" for port in (8080, 8443, *PORTS.values(), 5432, 8090)}
     assert allowed == ([f"tcp{PORTS[name]}"] if name in PORTS else [])
     fragments, unset = unit_property(host, unit, "EnvironmentFiles"), unit_property(host, unit, "UnsetEnvironment")
     found = {secret for variable, secret in NAMES.items() if variable not in unset.split()}

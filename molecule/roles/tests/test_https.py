@@ -198,11 +198,16 @@ def test_the_private_side_speaks_tls_to_other_hosts(host: Host) -> None:
     own = "/var/lib/caddy-private/caddy/pki/authorities/local/root.crt"
     ask = f"curl --silent --output /dev/null --write-out '%{{http_code}}' --cacert {own}"
     address, other = host.check_output("hostname --ip-address"), "other.lvao.test:8443"
-    assert host.check_output(f"{ask} https://{address}:8443/") == "200"
+    assert host.check_output(f"{ask} https://{address}:8443/execution/health") == "200"
+    for path in ("/", "/auth/token", "/execution/../auth/token", "/api/v2/version"):
+        assert host.check_output(f"{ask} --path-as-is https://{address}:8443{path}") == "404"
     # Who comes with another name, or without TLS, learns nothing.
     assert host.check_output(f"{ask} http://{address}:8443/") == "400"
     assert host.run(f"{ask} --resolve {other}:{address} https://{other}/").rc == 35
     assert host.run(f"runuser -u nobody -- cat {own}").failed
+    # Nor may the process that strangers reach read its key, though both have one user.
+    public = unit_property(host, "caddy", "MainPID")
+    assert host.run(f"nsenter --target {public} --mount ls /var/lib/caddy-private /etc/caddy-private").rc == 2
 
 
 @pytest.fixture(scope="module")
@@ -236,6 +241,7 @@ def test_a_site_brings_its_certificate_its_accounts_and_who_may_ask(
 ) -> None:
     brought, address = certificate(DOMAIN), host.check_output("hostname --ip-address")
     private = certificate(address, "private_")
+    private["airflow_execution_api_ca_certificate"] = private["reverse_proxy_private_certificate"]
     ended = apply_role(
         host,
         "reverse_proxy",
@@ -262,7 +268,7 @@ def test_a_site_brings_its_certificate_its_accounts_and_who_may_ask(
     assert said.endswith("200")
     assert "Authorization" not in said
     host.check_output(f"cat > /root/private.pem <<'EOF'\n{private['reverse_proxy_private_certificate']}EOF")
-    assert host.check_output(f"curl --silent --cacert /root/private.pem https://{address}:8443/")
+    assert host.check_output(f"curl --silent --cacert /root/private.pem https://{address}:8443/execution/health")
     for secret in ("/etc/caddy/Caddyfile", "/etc/caddy/tls/key.pem", "/etc/caddy-private/tls/key.pem"):
         assert host.run(f"runuser -u nobody -- cat {secret}").failed
 
@@ -273,7 +279,7 @@ def test_a_certificate_that_does_not_fit_is_refused_and_changes_nothing(
     before = host.file("/etc/caddy/Caddyfile").content
     values = certificate("other.lvao.test")
     values["reverse_proxy_certificate_key"] = certificate(DOMAIN)["reverse_proxy_certificate_key"]
-    values |= certificate("192.0.2.9", "private_")
+    values |= certificate("192.0.2.9", "private_") | {"airflow_execution_api_ca_certificate": "its authority"}
     ended = apply_role(host, "reverse_proxy", **values)
     assert ended.returncode == 2
     said = " ".join(ended.stdout.split())

@@ -6,7 +6,7 @@ from testinfra.host import Host
 
 OF_ROLES = {
     "caddy": {"*:80", "*:443"},
-    "caddy-private": {"0.0.0.0:8080"},
+    "caddy-private": {"0.0.0.0:8080", "PRIVATE:8443"},
     "lvao-airflow-execution-api": {"127.0.0.1:8082"},
     "lvao-airflow-log-server": {"0.0.0.0:8793", "[::]:8793"},
     "lvao-airflow-triggerer": {"0.0.0.0:8794", "[::]:8794"},
@@ -29,4 +29,6 @@ def test_units_listen_where_they_are_told_and_nobody_else_does(host: Host) -> No
         # Docker resolves names in the host's network, and is no part of the host.
         if unit or not address.startswith("127.0.0.11:"):
             found.setdefault(unit[1] if unit else "no unit", set()).add(address)
+    private = host.check_output("hostname --ip-address")
+    found["caddy-private"] = {address.replace(private, "PRIVATE") for address in found["caddy-private"]}
     assert found == OF_ROLES | OF_THE_SITE

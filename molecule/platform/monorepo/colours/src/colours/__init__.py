@@ -1,0 +1,3 @@
+"""Colours of the map's pins."""
+
+BY_CITY = {"Lyon": "blue", "Lille": "green"}

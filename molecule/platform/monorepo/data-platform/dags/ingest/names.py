@@ -1,0 +1,3 @@
+"""Names of this topic, in a module that another topic has, too."""
+
+TOPIC = "ingest"

@@ -1,0 +1,1 @@
+select {{ shared.shout('lyon') }} as city

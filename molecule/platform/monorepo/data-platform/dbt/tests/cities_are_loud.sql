@@ -1,0 +1,1 @@
+select city from {{ ref('shops') }} where city <> 'LYON'

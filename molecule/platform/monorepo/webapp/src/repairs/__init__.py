@@ -1,0 +1,1 @@
+"""The application: which shops repair what."""
