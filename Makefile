@@ -158,7 +158,7 @@ lint: lock-check ## Check style and syntax
 		grep --quiet "$$(git hash-object $$source) -->" $${source%.dot}.svg || \
 			{ echo "lint: $$source has changed: run 'make picture'" >&2; exit 1; }; \
 	done
-	@bin/workflow-scripts .cache/workflows && shellcheck .cache/workflows/*.sh .ci/run $$(grep --files-with-matches '^#!.*bash' bin/*)
+	@bin/workflow-scripts .cache/workflows && shellcheck .cache/workflows/*.sh .ci/run $$(grep --directories=skip --files-with-matches '^#!.*bash' bin/*)
 	@check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
 	@zizmor --offline -qq --no-progress --strict-collection .github
