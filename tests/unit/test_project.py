@@ -63,9 +63,21 @@ def test_it_may_be_another_checkout(here: Path, platform: Path, by: str, monkeyp
             "dags is not there: dags in [tool.lvao] must name the folder of the DAGs.",
         ),
         (HERE.replace('project = "."', "dags = 1"), "has 1 as dags in [tool.lvao], which must be a text."),
+        (
+            HERE.replace('project = "."', "release-folders = 'dbt'"),
+            "release-folders in [tool.lvao], which must be a list",
+        ),
+        (
+            HERE.replace('project = "."', "release-env = {A = 1}"),
+            "as release-env in [tool.lvao], which must be a table",
+        ),
+        (
+            HERE.replace('project = "."', "release-folders = ['x']"),
+            "x is not there: release-folders in [tool.lvao] must",
+        ),
         (HERE.replace("project", "folder"), "has folder in [tool.lvao], which may hold group, test-group, dags,"),
     ],
-    ids=["no file", "no TOML", "no group", "no DAGs", "no text", "a slip"],
+    ids=["no file", "no TOML", "no group", "no DAGs", "no text", "no list", "no table", "no folder", "a slip"],
 )
 def test_one_that_cannot_be_used_is_refused(here: Path, tmp_path: Path, content: str | None, message: str) -> None:
     folder = tmp_path / "empty"
@@ -75,6 +87,17 @@ def test_one_that_cannot_be_used_is_refused(here: Path, tmp_path: Path, content:
     with pytest.raises(ProjectError) as refused:
         find(here, str(folder))
     assert message in str(refused.value)
+
+
+def test_it_says_what_a_release_carries(here: Path) -> None:
+    (here / "dbt").mkdir()
+    carried = 'release-folders = ["dbt"]\nrelease-build-command = ["dbt", "deps"]\nrelease-env = {PROJECT = "dbt"}\n'
+    (here / "pyproject.toml").write_text(HERE + carried)
+    project = find(here)
+    assert (project.release_folders, project.release_build_command) == (["dbt"], ["dbt", "deps"])
+    assert (project.release_env, project.release_include) == ({"PROJECT": "dbt"}, [])
+    (here / "pyproject.toml").write_text(HERE)
+    assert find(here).release_folders == []
 
 
 def test_the_command_says_what_is_wrong() -> None:
