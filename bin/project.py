@@ -11,7 +11,7 @@ import os
 import sys
 import tomllib
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
+from pathlib import Path, PurePath
 
 HERE = Path(__file__).resolve().parents[1]
 
@@ -51,6 +51,19 @@ class Project:
     release_env: dict[str, str] = field(default_factory=dict)
     release_include: list[str] = field(default_factory=list)
     release_build_command: list[str] = field(default_factory=list)
+
+    def place(self, path: str) -> Path:
+        """Find on this machine what has a path in a release."""
+        first, *rest = PurePath(path).parts or ("",)
+        return self.dags.joinpath(*rest) if first == "dags" else self.folder / path
+
+    def release_environment(self) -> dict[str, str]:
+        """Name on this machine what a host names of a release in the environment."""
+        return {
+            "PYTHONPATH": os.pathsep.join(str(self.place(path)) for path in self.release_python_path),
+            "LVAO_RELEASE": str(self.folder),
+            **{name: str(self.place(path)) for name, path in self.release_env.items()},
+        }
 
 
 # The role `airflow` has variables of these names, and checks what they hold.

@@ -10,6 +10,7 @@ import pytest
 sys.path.append(str(Path(__file__).parents[2] / "bin"))
 from project import ProjectError, find
 
+BIN = Path(__file__).parents[2] / "bin"
 HERE = '[dependency-groups]\nairflow = []\n[tool.lvao]\nproject = "."\n'
 
 
@@ -98,6 +99,35 @@ def test_it_says_what_a_release_carries(here: Path) -> None:
     assert (project.release_env, project.release_include) == ({"PROJECT": "dbt"}, [])
     (here / "pyproject.toml").write_text(HERE)
     assert find(here).release_folders == []
+
+
+def test_its_folders_are_named_as_on_a_host(here: Path, platform: Path) -> None:
+    (platform / "dbt").mkdir()
+    with (platform / "pyproject.toml").open("a") as file:
+        file.write('release-folders = ["dbt"]\nrelease-python-path = [".", "dags/lib"]\n')
+        file.write('release-env = {DBT_PROJECT_DIR = "dbt", TOPIC = "dags/topic"}\n')
+    assert find(here, str(platform)).release_environment() == {
+        "PYTHONPATH": f"{platform}:{platform}/flows/lib",
+        "LVAO_RELEASE": str(platform),
+        "DBT_PROJECT_DIR": f"{platform}/dbt",
+        "TOPIC": f"{platform}/flows/topic",
+    }
+
+
+def test_a_command_runs_as_on_a_host(platform: Path) -> None:
+    with (platform / "pyproject.toml").open("a") as file:
+        file.write('release-python-path = ["flows"]\nrelease-env = {FLOWS = "flows"}\n')
+    command = [BIN / "with_release.py", "sh", "-c", "echo $LVAO_RELEASE $FLOWS $PYTHONPATH $PATH"]
+    given = os.environ | {"LVAO_PROJECT": str(platform), "PYTHONPATH": "/theirs", "PATH": os.defpath}
+    said = subprocess.run(command, env=given, capture_output=True, text=True, check=True).stdout
+    path = f"{BIN.parent}/.venv-airflow/bin:{os.defpath}"
+    assert said.split() == [str(platform), f"{platform}/flows", f"{platform}/flows:/theirs", path]
+    for arguments, fault in ((["no-such-program"], "with_release: [Errno 2]"), ([], "Usage: ")):
+        ended = subprocess.run(
+            [BIN / "with_release.py", *arguments], env=given, capture_output=True, text=True, check=False
+        )
+        assert ended.returncode > 0
+        assert ended.stderr.startswith(fault)
 
 
 def test_the_command_says_what_is_wrong() -> None:

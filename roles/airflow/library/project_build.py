@@ -113,7 +113,10 @@ def build(argv: Sequence[str], chdir: Path, variables: Mapping[str, str], timeou
     # A path is one from the folder, as the command's own arguments are.
     program = str(chdir / argv[0]) if os.sep in argv[0] else argv[0]
     if not (found := shutil.which(program, path=variables["PATH"])):
-        message = f"{shown}: there is no program {argv[0]} in {variables['PATH']}"
+        message = (
+            f"{shown}: there is no program {argv[0]} in {variables['PATH']}; "
+            "'bin/setup dags' installs those of the DAGs' packages"
+        )
         raise BuildError(message)
     # In a file: what the command leaves running may hold a pipe open for ever.
     with tempfile.TemporaryFile() as output:
