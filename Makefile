@@ -20,6 +20,8 @@ WITH_VAULT = \
 	elif [ -z "$$ANSIBLE_VAULT_PASSWORD_FILE$$ANSIBLE_ASK_VAULT_PASS" ] && [ -t 0 ] && \
 		grep -qs '^\$$ANSIBLE_VAULT' group_vars/$(ENV)/vault.yml; then export ANSIBLE_ASK_VAULT_PASS=true; \
 	fi;
+# A project's build command may be a program of its packages.
+SETUP_BUILD = bin/setup $$([ -z "$$(bin/project.py release_build_command 2>/dev/null)" ] || echo dags)
 CONTAINER = lvao-development
 
 .PHONY: help
@@ -30,7 +32,7 @@ help: ## List the commands
 
 .PHONY: dev
 dev: ## Run Airflow, its database and its object store on this machine, with your DAGs in it
-	@bin/setup docker
+	@$(SETUP_BUILD) docker
 	@ansible-playbook -i inventories/development playbooks/development.yml
 
 .PHONY: dags
@@ -82,17 +84,17 @@ guard: ## Say what CI would miss for a deploy, without a connection: make guard 
 
 .PHONY: site
 site: ## Set up the hosts of an environment, and deploy: make site ENV=preprod ARGS='--check --diff'
-	@bin/setup
+	@$(SETUP_BUILD)
 	@$(WITH_VAULT) $(PLAYBOOK) playbooks/site.yml $(ARGS)
 
 .PHONY: deploy
 deploy: ## Deploy packages, configuration and DAGs: make deploy ENV=preprod
-	@bin/setup
+	@$(SETUP_BUILD)
 	@$(WITH_VAULT) $(PLAYBOOK) playbooks/deploy.yml $(ARGS)
 
 .PHONY: deploy-dags
 deploy-dags: ## Deploy the DAGs alone, without a restart: make deploy-dags ENV=preprod
-	@bin/setup
+	@$(SETUP_BUILD)
 	@$(WITH_VAULT) $(PLAYBOOK) playbooks/dags.yml $(ARGS)
 
 .PHONY: rollback
@@ -127,7 +129,7 @@ unlock: ## Break the lock of a deploy that hangs or whose machine is gone: make 
 
 .PHONY: plan
 plan: ## Write what `make site` would change to .cache/plan/, with every secret masked: make plan ENV=preprod
-	@bin/setup
+	@$(SETUP_BUILD)
 	@$(WITH_VAULT) bin/plan $(ENV)
 
 ##@ Versions
@@ -175,7 +177,7 @@ test-dags: ## Test the DAGs, in the servers' own environment
 	@bin/setup dags
 	@.venv-airflow/bin/python bin/airflow-settings | diff - roles/airflow/vars/main/settings.yml || \
 		{ echo "test-dags: the locked Airflow has other settings: run 'make lock'" >&2; exit 1; }
-	@.venv-airflow/bin/python -m pytest --quiet dags/tests
+	@bin/with_release.py python -m pytest --quiet dags/tests
 	@.venv-airflow/bin/python -m pytest --quiet tests/airflow
 
 .PHONY: molecule

@@ -10,8 +10,8 @@ import json
 import os
 import sys
 import tomllib
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path, PurePath
 
 HERE = Path(__file__).resolve().parents[1]
 
@@ -32,6 +32,11 @@ class Project:
         tests: Folder of their tests, which may be missing.
         requirements: Folder of the lock files of both groups, `airflow.txt` and `dag-tests.txt`.
         env_file: Values of environment variables for the developer's machine, which may be missing.
+        release_folders: Folders that a release carries beside the DAGs, by their path in the project.
+        release_python_path: Which of them go on Python's path.
+        release_env: Environment variables that name a folder of the release.
+        release_include: What a release carries although Git ignores it.
+        release_build_command: The command that makes what the release carries.
     """
 
     folder: Path
@@ -41,6 +46,28 @@ class Project:
     tests: Path
     requirements: Path
     env_file: Path
+    release_folders: list[str] = field(default_factory=list)
+    release_python_path: list[str] = field(default_factory=list)
+    release_env: dict[str, str] = field(default_factory=dict)
+    release_include: list[str] = field(default_factory=list)
+    release_build_command: list[str] = field(default_factory=list)
+
+    def place(self, path: str) -> Path:
+        """Find on this machine what has a path in a release."""
+        first, *rest = PurePath(path).parts or ("",)
+        return self.dags.joinpath(*rest) if first == "dags" else self.folder / path
+
+    def release_environment(self) -> dict[str, str]:
+        """Name on this machine what a host names of a release in the environment."""
+        return {
+            "PYTHONPATH": os.pathsep.join(str(self.place(path)) for path in self.release_python_path),
+            "LVAO_RELEASE": str(self.folder),
+            **{name: str(self.place(path)) for name, path in self.release_env.items()},
+        }
+
+
+# The role `airflow` has variables of these names, and checks what they hold.
+OF_RELEASES = [field.name for field in fields(Project) if field.name.startswith("release_")]
 
 
 def settings(folder: Path) -> tuple[dict[str, object], dict[str, object]]:
@@ -63,6 +90,37 @@ def settings(folder: Path) -> tuple[dict[str, object], dict[str, object]]:
     except (OSError, ValueError) as error:
         raise ProjectError(f"{path} cannot be read: {error}") from None
     return content.get("tool", {}).get("lvao", {}), content.get("dependency-groups", {})
+
+
+def of_releases(table: dict[str, object], folder: Path) -> dict[str, list[str] | dict[str, str]]:
+    """Take what a release carries beside the DAGs from a table.
+
+    Args:
+        table: `[tool.lvao]` of a project.
+        folder: Where the project is.
+
+    Returns:
+        The values by the names of the attributes, without those that the table lacks.
+
+    Raises:
+        ProjectError: One is not of the kind that it must be.
+    """
+    found = {}
+    for name in OF_RELEASES:
+        key, kind = name.replace("_", "-"), dict if name == "release_env" else list
+        if (value := table.get(key)) is None:
+            continue
+        texts = value.values() if isinstance(value, dict) else value
+        if not isinstance(value, kind) or not all(isinstance(text, str) and text for text in texts):
+            wanted = f"a {'table' if kind is dict else 'list'} of texts"
+            raise ProjectError(
+                f"{folder}/pyproject.toml has {value!r} as {key} in [tool.lvao], which must be {wanted}."
+            )
+        found[name] = value
+    for name in found.get("release_folders", []):
+        if not (folder / name).is_dir():
+            raise ProjectError(f"{folder / name} is not there: release-folders in [tool.lvao] must name folders.")
+    return found
 
 
 def find(here: Path = HERE, named: str | None = None) -> Project:
@@ -88,15 +146,17 @@ def find(here: Path = HERE, named: str | None = None) -> Project:
     table, groups = settings(folder)
     defaults = {"group": "airflow", "test-group": "dag-tests", "dags": "dags", "tests": "dags/tests"}
     defaults |= {"requirements": "requirements", "env-file": ".env"}
-    if unknown := table.keys() - defaults.keys() - {"project"}:
+    keys = [*defaults, *(name.replace("_", "-") for name in OF_RELEASES)]
+    if unknown := table.keys() - {*keys, "project"}:
         raise ProjectError(
             f"{folder}/pyproject.toml has {', '.join(sorted(unknown))} in [tool.lvao], "
-            f"which may hold {', '.join(defaults)}."
+            f"which may hold {', '.join(keys)}."
         )
     values = {name: table.get(name, default) for name, default in defaults.items()}
     for name, value in values.items():
         if not isinstance(value, str) or not value:
             raise ProjectError(f"{folder}/pyproject.toml has {value!r} as {name} in [tool.lvao], which must be a text.")
+    carried = of_releases(table, folder)
     if values["group"] not in groups:
         raise ProjectError(
             f"{folder}/pyproject.toml has no dependency group {values['group']}: [dependency-groups] must have it, "
@@ -110,6 +170,7 @@ def find(here: Path = HERE, named: str | None = None) -> Project:
         folder=folder,
         group=values["group"],
         test_group=values["test-group"],
+        **carried,
         **{name.replace("-", "_"): folder / values[name] for name in ("dags", "tests", "requirements", "env-file")},
     )
 
@@ -120,11 +181,15 @@ def main() -> int:
     parser.add_argument("name", nargs="?", choices=Project.__dataclass_fields__, help="one setting, and no JSON")
     arguments = parser.parse_args()
     try:
-        found = {name: str(value) for name, value in asdict(find()).items()}
+        found = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(find()).items()}
     except ProjectError as error:
         print(f"project: {error}", file=sys.stderr)
         return 1
-    print(found[arguments.name] if arguments.name else json.dumps(found))
+    if not arguments.name:
+        print(json.dumps(found))
+        return 0
+    value = found[arguments.name]
+    print(*([value] if isinstance(value, str) else value), sep="\n")
     return 0
 
 

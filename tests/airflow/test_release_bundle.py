@@ -38,6 +38,27 @@ def test_a_task_keeps_to_the_release_that_it_has_begun_with(current: Path) -> No
     assert first.get_current_version() is None
 
 
+def test_a_task_finds_the_folders_of_its_release_after_a_deploy(current: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("one", "two"):
+        (current.parent / name / "scripts").mkdir()
+        (current.parent / name / "scripts/edition_of_scripts.py").write_text(f"EDITION = {name!r}\n")
+    paths = f"{current}/libexec/python:{current}/scripts:/srv{current}"
+    monkeypatch.setattr(os, "environ", {"LVAO_RELEASE": str(current), "PYTHONPATH": paths, "OTHER": f"{current}s"})
+    monkeypatch.setattr(sys, "path", [*sys.path, f"{current}/scripts"])
+    bundle = ReleaseDagBundle(name="dags-folder")
+    assert os.environ["LVAO_RELEASE"] == str(current), "a scheduler asks for its bundles, too"
+    bundle.initialize()
+    move(current, "two")
+    release = current.parent / "one"
+    assert os.environ == {
+        "LVAO_RELEASE": str(release),
+        "PYTHONPATH": f"{release}/libexec/python:{release}/scripts:/srv{current}",
+        "OTHER": f"{current}s",
+    }
+    assert importlib.import_module("edition_of_scripts").EDITION == "one"
+    del sys.modules["edition_of_scripts"]
+
+
 def test_live_dags_are_reached_through_the_release(current: Path) -> None:
     live = current.parent / "live"
     live.mkdir()

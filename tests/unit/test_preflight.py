@@ -26,6 +26,8 @@ FACTS = {
     "ansible_python_version": "3.13.5",
 }
 
+LVAO_PROJECT = json.loads(subprocess.check_output([PROJECT / "bin/project.py"]))
+
 with tempfile.TemporaryDirectory() as keys:
     OF_ADDRESS = certificate(Path(keys), "10.0.0.9", "*.lvao.test")
     OF_AUTHORITY = certificate(Path(keys))
@@ -225,6 +227,30 @@ BAD_INPUT = {
     "a home that units do not see": (
         {"airflow_home": "/home/airflow"},
         "airflow_home is '/home/airflow': it must be the path",
+    ),
+    "folder that is not there": (
+        {"airflow_release_folders": ["nowhere"]},
+        "airflow_release_folders holds nowhere, and",
+    ),
+    "folder that leads out": (
+        {"airflow_release_folders": ["../dbt"]},
+        "airflow_release_folders holds '../dbt', which must be a path",
+    ),
+    "path of no folder": (
+        {"airflow_release_folders": ["docs"], "airflow_release_python_path": ["scripts"]},
+        "airflow_release_python_path holds 'scripts', which must be in dags, or be below one of these: docs",
+    ),
+    "variable of a release twice": (
+        {"airflow_release_folders": ["docs"], "airflow_release_env": {"X": "docs"}, "airflow_env": {"X": "docs"}},
+        "airflow_release_env and airflow_env both hold X: remove it from one of them",
+    ),
+    "no time to build": (
+        {"airflow_release_build_timeout": 0},
+        "airflow_release_build_timeout is '0': it must be a number of seconds",
+    ),
+    "project that is not there": (
+        {"airflow_project_directory": "/nowhere"},
+        "airflow_project_directory is /nowhere, which is not on the controller",
     ),
     "no release": ({"airflow_releases_kept": 0}, "airflow_releases_kept is '0': it must be 1 or more"),
     "drain": (
@@ -577,6 +603,8 @@ def variables(folder: Path) -> dict:
     nowhere = {"ansible_connection": "ssh", "ansible_host": "localhost", "ansible_port": 1}
     return nowhere | {
         "lvao_environment": "unit-tests",
+        # Which each host would ask for itself, many times.
+        "lvao_project": LVAO_PROJECT,
         "lvao_env_file": "/nowhere",
         "lvao_secrets": str(folder / "secrets"),
     }
@@ -613,9 +641,16 @@ def preflight(
             "airflow_webserver_custom_roles": {"Rerunner": [{"action": "can_edit", "resource": "DAG Runs"}]},
             "airflow_webserver_public_role": "Viewer",
         },
+        {
+            "airflow_release_folders": ["docs", "tests/shared"],
+            "airflow_release_python_path": ["tests/shared", "."],
+            "airflow_release_env": {"DOCS": "docs", "ONE_DAG": "dags/repair_shops.py"},
+            "airflow_release_include": ["dags/x"],
+            "airflow_release_build_command": ["true"],
+        },
         DUMP_BUCKET,
     ],
-    ids=["of development", "of accounts", "of dumps"],
+    ids=["of development", "of accounts", "of releases", "of dumps"],
 )
 def test_good_input_passes(tmp_path: Path, values: dict) -> None:
     ended = preflight(tmp_path, values)

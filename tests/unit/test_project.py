@@ -10,6 +10,7 @@ import pytest
 sys.path.append(str(Path(__file__).parents[2] / "bin"))
 from project import ProjectError, find
 
+BIN = Path(__file__).parents[2] / "bin"
 HERE = '[dependency-groups]\nairflow = []\n[tool.lvao]\nproject = "."\n'
 
 
@@ -63,9 +64,21 @@ def test_it_may_be_another_checkout(here: Path, platform: Path, by: str, monkeyp
             "dags is not there: dags in [tool.lvao] must name the folder of the DAGs.",
         ),
         (HERE.replace('project = "."', "dags = 1"), "has 1 as dags in [tool.lvao], which must be a text."),
+        (
+            HERE.replace('project = "."', "release-folders = 'dbt'"),
+            "release-folders in [tool.lvao], which must be a list",
+        ),
+        (
+            HERE.replace('project = "."', "release-env = {A = 1}"),
+            "as release-env in [tool.lvao], which must be a table",
+        ),
+        (
+            HERE.replace('project = "."', "release-folders = ['x']"),
+            "x is not there: release-folders in [tool.lvao] must",
+        ),
         (HERE.replace("project", "folder"), "has folder in [tool.lvao], which may hold group, test-group, dags,"),
     ],
-    ids=["no file", "no TOML", "no group", "no DAGs", "no text", "a slip"],
+    ids=["no file", "no TOML", "no group", "no DAGs", "no text", "no list", "no table", "no folder", "a slip"],
 )
 def test_one_that_cannot_be_used_is_refused(here: Path, tmp_path: Path, content: str | None, message: str) -> None:
     folder = tmp_path / "empty"
@@ -75,6 +88,46 @@ def test_one_that_cannot_be_used_is_refused(here: Path, tmp_path: Path, content:
     with pytest.raises(ProjectError) as refused:
         find(here, str(folder))
     assert message in str(refused.value)
+
+
+def test_it_says_what_a_release_carries(here: Path) -> None:
+    (here / "dbt").mkdir()
+    carried = 'release-folders = ["dbt"]\nrelease-build-command = ["dbt", "deps"]\nrelease-env = {PROJECT = "dbt"}\n'
+    (here / "pyproject.toml").write_text(HERE + carried)
+    project = find(here)
+    assert (project.release_folders, project.release_build_command) == (["dbt"], ["dbt", "deps"])
+    assert (project.release_env, project.release_include) == ({"PROJECT": "dbt"}, [])
+    (here / "pyproject.toml").write_text(HERE)
+    assert find(here).release_folders == []
+
+
+def test_its_folders_are_named_as_on_a_host(here: Path, platform: Path) -> None:
+    (platform / "dbt").mkdir()
+    with (platform / "pyproject.toml").open("a") as file:
+        file.write('release-folders = ["dbt"]\nrelease-python-path = [".", "dags/lib"]\n')
+        file.write('release-env = {DBT_PROJECT_DIR = "dbt", TOPIC = "dags/topic"}\n')
+    assert find(here, str(platform)).release_environment() == {
+        "PYTHONPATH": f"{platform}:{platform}/flows/lib",
+        "LVAO_RELEASE": str(platform),
+        "DBT_PROJECT_DIR": f"{platform}/dbt",
+        "TOPIC": f"{platform}/flows/topic",
+    }
+
+
+def test_a_command_runs_as_on_a_host(platform: Path) -> None:
+    with (platform / "pyproject.toml").open("a") as file:
+        file.write('release-python-path = ["flows"]\nrelease-env = {FLOWS = "flows"}\n')
+    command = [BIN / "with_release.py", "sh", "-c", "echo $LVAO_RELEASE $FLOWS $PYTHONPATH $PATH"]
+    given = os.environ | {"LVAO_PROJECT": str(platform), "PYTHONPATH": "/theirs", "PATH": os.defpath}
+    said = subprocess.run(command, env=given, capture_output=True, text=True, check=True).stdout
+    path = f"{BIN.parent}/.venv-airflow/bin:{os.defpath}"
+    assert said.split() == [str(platform), f"{platform}/flows", f"{platform}/flows:/theirs", path]
+    for arguments, fault in ((["no-such-program"], "with_release: [Errno 2]"), ([], "Usage: ")):
+        ended = subprocess.run(
+            [BIN / "with_release.py", *arguments], env=given, capture_output=True, text=True, check=False
+        )
+        assert ended.returncode > 0
+        assert ended.stderr.startswith(fault)
 
 
 def test_the_command_says_what_is_wrong() -> None:

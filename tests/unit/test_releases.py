@@ -1,6 +1,7 @@
 """What a release says of itself, and the list of releases of each."""
 
 import importlib.util
+import json
 import subprocess
 from pathlib import Path
 
@@ -27,6 +28,12 @@ def test_a_release_says_who_deployed_it_last_and_what_came_of_it() -> None:
     ]
 
 
+def test_the_commit_of_the_product_is_told_where_the_project_has_another() -> None:
+    facts = {"id": "x", "commit": "c", "airflow_version": "3", "deployed_at": "00:00", "deployed_by": "zoe"}
+    (line,) = FILTERS.release_lines([facts | {"product_commit": "f00"}], "", {})
+    assert "  commit c, deployed by lvao-airflow at f00  " in line
+
+
 def test_one_that_the_gate_refused_was_never_live() -> None:
     assert fate("refused") == ["made 00:00 by zoe", "never live"]
 
@@ -35,16 +42,29 @@ def test_one_of_a_host_that_kept_no_history_is_live_all_the_same() -> None:
     assert fate("old", history="", current="old") == ["made 00:00 by zoe", "current"]
 
 
+def told(variable: str, dags: Path) -> str:
+    """Give a variable of the role, for a project with DAGs and a folder beside them."""
+    values = {"airflow_dags_source": str(dags), "airflow_project_directory": str(dags.parent)}
+    values |= {"airflow_release_folders": ["docs"], "role_path": str(PROJECT / "roles/airflow")}
+    variables = ["@roles/airflow/vars/main/main.yml", json.dumps(values)]
+    command = ["ansible", "localhost", *(f"--extra-vars={each}" for each in variables), "-m", "debug", "-a"]
+    command.append(f"msg={{{{ {variable} }}}}")
+    said = subprocess.run(command, cwd=PROJECT, check=True, capture_output=True, text=True).stdout
+    return said.split("msg: ")[1].strip()
+
+
+def test_a_release_of_another_repository_has_the_commits_of_both(tmp_path: Path) -> None:
+    (tmp_path / "dags").mkdir()
+    assert told("__airflow_product_commit == {}", PROJECT / "dags") == "true"
+    assert told("__airflow_product_commit.product_commit != 'unknown'", tmp_path / "dags") == "true"
+
+
 def test_a_release_says_what_no_commit_has(tmp_path: Path) -> None:
     dags = tmp_path / "dags"
     dags.mkdir()
 
     def commit() -> str:
-        variables = ["@roles/airflow/vars/main/main.yml", f"airflow_dags_source={dags}"]
-        shown = "msg={{ __airflow_release_description.commit }}"
-        command = ["ansible", "localhost", *(f"--extra-vars={each}" for each in variables), "-m", "debug", "-a", shown]
-        said = subprocess.run(command, cwd=PROJECT, check=True, capture_output=True, text=True).stdout
-        return said.split("msg: ")[1].strip()
+        return told("__airflow_release_description.commit", dags)
 
     assert commit() == "unknown"
     identity = ["-c", "user.name=Somebody", "-c", "user.email=somebody@example.org"]

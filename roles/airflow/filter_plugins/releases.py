@@ -36,7 +36,10 @@ def release_lines(releases: Iterable[Mapping[str, str]], history: str, links: Ma
                 fate.append(f"failed, way back at {following[0][1]}")
         elif not fate:
             fate.append("never live")
-        facts = [f"{done} {when} by {who}", f"commit {release['commit']}", f"Airflow {release['airflow_version']}"]
+        commit = f"commit {release['commit']}"
+        if product := release.get("product_commit"):
+            commit += f", deployed by lvao-airflow at {product}"
+        facts = [f"{done} {when} by {who}", commit, f"Airflow {release['airflow_version']}"]
         lines.append("  ".join([name, *facts, ", ".join(fate)]).rstrip())
     return lines
 

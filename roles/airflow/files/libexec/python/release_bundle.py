@@ -19,7 +19,11 @@ from airflow.dag_processing.bundles.local import LocalDagBundle
 
 
 class ReleaseDagBundle(LocalDagBundle):
-    """Airflow's DAGs folder, `dags` in a link to a release, as the link is when a task asks for it."""
+    """Airflow's DAGs folder, `dags` in a link to a release, as the link is when a task asks for it.
+
+    The folders beside it are of the same release, however a task finds them: by the path of its DAG file, by its
+    environment or by Python's path.
+    """
 
     def __init__(self, **kwargs: str | None) -> None:
         """Follow the link.
@@ -31,7 +35,8 @@ class ReleaseDagBundle(LocalDagBundle):
             OSError: There is no release.
         """
         super().__init__(**kwargs)
-        release = self._path.parent.resolve()
+        self._link = self._path.parent
+        self._release = release = self._link.resolve()
         self._path = release / self._path.name
         # The script `confirm` removes no release that is locked; the lock ends with the task's process.
         lock = release / "lock"
@@ -41,6 +46,15 @@ class ReleaseDagBundle(LocalDagBundle):
         # Nobody may hold a task up by a lock of their own.
         with suppress(BlockingIOError):
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+    def initialize(self) -> None:
+        """Name the release, and no longer the link, in what the process of a task hands on and imports from."""
+        # A scheduler asks for its bundles, too, and initializes none: its tasks begin with the link.
+        link = re.compile(rf"(?<![^:]){re.escape(str(self._link))}(?=[/:]|$)")
+        for name, value in [*os.environ.items()]:
+            os.environ[name] = link.sub(str(self._release), value)
+        sys.path[:] = [link.sub(str(self._release), path) for path in sys.path]
+        super().initialize()
 
 
 class SameFileFinder(MetaPathFinder, Loader):
