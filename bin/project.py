@@ -8,6 +8,7 @@ This repository's `pyproject.toml` names the project in the table `[tool.lvao]`;
 import argparse
 import json
 import os
+import re
 import sys
 import tomllib
 from dataclasses import asdict, dataclass
@@ -32,6 +33,9 @@ class Project:
         tests: Folder of their tests, which may be missing.
         requirements: Folder of the lock files of both groups, `airflow.txt` and `dag-tests.txt`.
         env_file: Values of environment variables for the developer's machine, which may be missing.
+        build: The packages that may be built from source, on the controller.
+        python: The oldest Python that the lock is for, such as 3.12; empty for the oldest that the project takes.
+        requires_python: Which Python the project takes, as its `pyproject.toml` says; empty for any.
     """
 
     folder: Path
@@ -41,16 +45,19 @@ class Project:
     tests: Path
     requirements: Path
     env_file: Path
+    build: tuple[str, ...]
+    python: str
+    requires_python: str
 
 
-def settings(folder: Path) -> tuple[dict[str, object], dict[str, object]]:
+def settings(folder: Path) -> tuple[dict[str, object], dict[str, object], dict[str, object]]:
     """Read a `pyproject.toml`.
 
     Args:
         folder: Where it is.
 
     Returns:
-        Its table `[tool.lvao]`, and its dependency groups.
+        Its table `[tool.lvao]`, its dependency groups, and its table `[project]`.
 
     Raises:
         ProjectError: It is missing, or no TOML.
@@ -62,7 +69,7 @@ def settings(folder: Path) -> tuple[dict[str, object], dict[str, object]]:
         raise ProjectError(f"{path} is missing: a project has one, with the packages of its DAGs.") from None
     except (OSError, ValueError) as error:
         raise ProjectError(f"{path} cannot be read: {error}") from None
-    return content.get("tool", {}).get("lvao", {}), content.get("dependency-groups", {})
+    return content.get("tool", {}).get("lvao", {}), content.get("dependency-groups", {}), content.get("project", {})
 
 
 def find(here: Path = HERE, named: str | None = None) -> Project:
@@ -78,25 +85,35 @@ def find(here: Path = HERE, named: str | None = None) -> Project:
     Raises:
         ProjectError: It is missing, or something that it must have.
     """
-    own, _ = settings(here)
+    own, *_ = settings(here)
     chosen = named or os.environ.get("LVAO_PROJECT") or str(own.get("project", "."))
     folder = (here / Path(chosen).expanduser()).resolve()
     if not folder.is_dir():
         raise ProjectError(
             f"The project {folder} is not there: LVAO_PROJECT, or project in [tool.lvao], must name its folder."
         )
-    table, groups = settings(folder)
+    table, groups, facts = settings(folder)
     defaults = {"group": "airflow", "test-group": "dag-tests", "dags": "dags", "tests": "dags/tests"}
     defaults |= {"requirements": "requirements", "env-file": ".env"}
-    if unknown := table.keys() - defaults.keys() - {"project"}:
+    if unknown := table.keys() - defaults.keys() - {"project", "build", "python"}:
         raise ProjectError(
             f"{folder}/pyproject.toml has {', '.join(sorted(unknown))} in [tool.lvao], "
-            f"which may hold {', '.join(defaults)}."
+            f"which may hold {', '.join(defaults)}, build, python."
         )
     values = {name: table.get(name, default) for name, default in defaults.items()}
     for name, value in values.items():
         if not isinstance(value, str) or not value:
             raise ProjectError(f"{folder}/pyproject.toml has {value!r} as {name} in [tool.lvao], which must be a text.")
+    build = table.get("build", [])
+    if not isinstance(build, list) or not all(isinstance(name, str) and name for name in build):
+        raise ProjectError(
+            f"{folder}/pyproject.toml has {build!r} as build in [tool.lvao], which must be a list of packages."
+        )
+    python = table.get("python", "")
+    if not isinstance(python, str) or not re.fullmatch(r"(3\.[0-9]+)?", python):
+        raise ProjectError(
+            f'{folder}/pyproject.toml has {python!r} as python in [tool.lvao], which must be a text such as "3.12".'
+        )
     if values["group"] not in groups:
         raise ProjectError(
             f"{folder}/pyproject.toml has no dependency group {values['group']}: [dependency-groups] must have it, "
@@ -110,6 +127,9 @@ def find(here: Path = HERE, named: str | None = None) -> Project:
         folder=folder,
         group=values["group"],
         test_group=values["test-group"],
+        build=tuple(build),
+        python=python,
+        requires_python=str(facts.get("requires-python", "")),
         **{name.replace("-", "_"): folder / values[name] for name in ("dags", "tests", "requirements", "env-file")},
     )
 
@@ -120,11 +140,17 @@ def main() -> int:
     parser.add_argument("name", nargs="?", choices=Project.__dataclass_fields__, help="one setting, and no JSON")
     arguments = parser.parse_args()
     try:
-        found = {name: str(value) for name, value in asdict(find()).items()}
+        found = {
+            name: list(value) if isinstance(value, tuple) else str(value) for name, value in asdict(find()).items()
+        }
     except ProjectError as error:
         print(f"project: {error}", file=sys.stderr)
         return 1
-    print(found[arguments.name] if arguments.name else json.dumps(found))
+    if not arguments.name:
+        print(json.dumps(found))
+        return 0
+    value = found[arguments.name]
+    print(*([value] if isinstance(value, str) else value), sep="\n")
     return 0
 
 
