@@ -200,26 +200,15 @@ bench: ## Measure what an operator waits for
 
 ##@ Maintenance
 
-LOCK = uv pip compile --quiet pyproject.toml --universal --python-version 3.11 --generate-hashes \
-	--no-header --no-annotate --no-emit-index-url --no-emit-find-links
 # A release that turns out to be malicious is mostly withdrawn within days. Versions that are locked already are kept, however young.
-LOCK_AGE ?= 7 days
-LOCK_AGED = $(if $(LOCK_AGE),--exclude-newer '$(LOCK_AGE)')
-LOCK_KEPT = $$(sed -n 's/==.*/=false/; s/^[a-z0-9]/--exclude-newer-package &/p' requirements/*.txt | sort -u)
-# uv writes each group, with what it already locks kept unless told otherwise. The audit takes one version of a package: the servers'.
-define LOCK_GROUPS
-for group in uv airflow; do $(LOCK) $(1) --group $$group --output-file $(2)/$$group.txt || exit 1; done; \
-for group in dev dag-tests; do \
-	$(LOCK) $(1) --group $$group --constraints $(2)/airflow.txt --output-file $(2)/$$group.txt || exit 1; \
-done
-endef
+export LOCK_AGE ?= 7 days
 
 .PHONY: lock
 lock: ## Lock the packages that pyproject.toml names in requirements/, keep the others' versions, and renew what is derived
 	@bin/setup
-	@$(call LOCK_GROUPS,$(LOCK_AGED) $(or $(LOCK_OPTIONS),$(LOCK_KEPT)),requirements)
+	@bin/lock.py $(LOCK_OPTIONS)
 	@bin/setup dags
-	@.venv-airflow/bin/python bin/airflow-settings > roles/airflow/vars/main/settings.yml
+	@bin/lock.py --settings
 
 .PHONY: upgrade
 upgrade: LOCK_OPTIONS = --upgrade
@@ -228,9 +217,7 @@ upgrade: lock ## The same, with the latest version of each that is a week old: L
 .PHONY: lock-check
 lock-check: ## Check that requirements/ locks what pyproject.toml asks for
 	@bin/setup
-	@rm -rf .cache/requirements && mkdir -p .cache && cp -r requirements .cache/requirements
-	@$(call LOCK_GROUPS,,.cache/requirements)
-	@diff -r requirements .cache/requirements || { echo "lock-check: pyproject.toml has changed: run 'make lock'" >&2; exit 1; }
+	@bin/lock.py --check
 
 .PHONY: audit
 audit: ## Look for known vulnerabilities in the locked packages, in the database of PyPI

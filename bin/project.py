@@ -8,16 +8,34 @@ This repository's `pyproject.toml` names the project in the table `[tool.lvao]`;
 import argparse
 import json
 import os
+import re
 import sys
 import tomllib
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PurePath
 
 HERE = Path(__file__).resolve().parents[1]
+# What `make test-dags` looks for in the DAGs, and what comes of a DAG that lacks it where the project does not say.
+PROMISES = {"imports": "error", "tasks": "error"} | dict.fromkeys(
+    ("deprecations", "description", "owner", "retries", "start-date", "tags"), "warning"
+)
 
 
 class ProjectError(Exception):
     """The project cannot be used; the message says why, and what would be right."""
+
+
+@dataclass(frozen=True)
+class Checks:
+    """What the DAGs of a project have to have.
+
+    Attributes:
+        promises: What comes of a DAG that breaks one: `error`, `warning` or `off`.
+        warn: Shell patterns of paths below the DAGs folder, of files whose errors at import are warnings.
+    """
+
+    promises: dict[str, str]
+    warn: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -32,6 +50,11 @@ class Project:
         tests: Folder of their tests, which may be missing.
         requirements: Folder of the lock files of both groups, `airflow.txt` and `dag-tests.txt`.
         env_file: Values of environment variables for the developer's machine, which may be missing.
+        requires_python: Which Python the project takes, as its `pyproject.toml` says; empty for any.
+        python: The oldest Python that the lock is for, such as 3.12; empty for the oldest that the project takes.
+        build: The packages that may be built from source, on the controller.
+        test_postgresql: The environment variable that names a throw-away PostgreSQL to the tests; empty for none.
+        checks: What its DAGs have to have.
         release_folders: Folders that a release carries beside the DAGs, by their path in the project.
         release_python_path: Which of them go on Python's path.
         release_env: Environment variables that name a folder of the release.
@@ -46,6 +69,11 @@ class Project:
     tests: Path
     requirements: Path
     env_file: Path
+    requires_python: str
+    python: str
+    build: tuple[str, ...]
+    test_postgresql: str
+    checks: Checks
     release_folders: list[str] = field(default_factory=list)
     release_python_path: list[str] = field(default_factory=list)
     release_env: dict[str, str] = field(default_factory=dict)
@@ -66,30 +94,82 @@ class Project:
         }
 
 
+# Paths in the project, and texts, with their defaults.
+PATHS = {"dags": "dags", "tests": "dags/tests", "requirements": "requirements", "env-file": ".env"}
+TEXTS = {"group": "airflow", "test-group": "dag-tests"} | PATHS
+# Texts that may be empty: what each has to look like, and is.
+NAMES = {
+    "python": (r"(3\.[0-9]+)?", 'a text such as "3.12"'),
+    "test-postgresql": (
+        r"([A-Za-z_][A-Za-z0-9_]*)?",
+        "the name of the environment variable that tells the tests its address, such as DATABASE_URL",
+    ),
+}
 # The role `airflow` has variables of these names, and checks what they hold.
-OF_RELEASES = [field.name for field in fields(Project) if field.name.startswith("release_")]
+OF_RELEASES = [one.name for one in fields(Project) if one.name.startswith("release_")]
+KEYS = [*TEXTS, *NAMES, "build", "checks", *(name.replace("_", "-") for name in OF_RELEASES)]
 
 
-def settings(folder: Path) -> tuple[dict[str, object], dict[str, object]]:
+def read(folder: Path) -> dict[str, object]:
     """Read a `pyproject.toml`.
 
     Args:
         folder: Where it is.
 
     Returns:
-        Its table `[tool.lvao]`, and its dependency groups.
+        What it holds.
 
     Raises:
         ProjectError: It is missing, or no TOML.
     """
     path = folder / "pyproject.toml"
     try:
-        content = tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text())
     except FileNotFoundError:
         raise ProjectError(f"{path} is missing: a project has one, with the packages of its DAGs.") from None
     except (OSError, ValueError) as error:
         raise ProjectError(f"{path} cannot be read: {error}") from None
-    return content.get("tool", {}).get("lvao", {}), content.get("dependency-groups", {})
+
+
+def wrong(folder: Path, value: object, key: str, wanted: str, table: str = "[tool.lvao]") -> ProjectError:
+    """Say what is wrong with a value."""
+    return ProjectError(f"{folder}/pyproject.toml has {value!r} as {key} in {table}, which must be {wanted}.")
+
+
+def is_texts(value: object, kind: type) -> bool:
+    """Say whether a value is a list, or a table, of texts that are not empty."""
+    texts = value.values() if isinstance(value, dict) else value
+    return isinstance(value, kind) and all(isinstance(text, str) and text for text in texts)
+
+
+def checks_of(table: object, folder: Path) -> Checks:
+    """Read what the DAGs have to have.
+
+    Args:
+        table: `[tool.lvao.checks]`.
+        folder: Where the project is.
+
+    Returns:
+        It, with the defaults.
+
+    Raises:
+        ProjectError: Something in the table cannot be used.
+    """
+    name = "[tool.lvao.checks]"
+    if not isinstance(table, dict):
+        raise wrong(folder, table, "checks", f"a table: {name}")
+    warn = table.get("warn", [])
+    if not is_texts(warn, list):
+        raise wrong(folder, warn, "warn", "a list of file patterns", name)
+    given = {promise: value for promise, value in table.items() if promise != "warn"}
+    for promise, value in given.items():
+        if promise not in PROMISES:
+            raise ProjectError(
+                f"{folder}/pyproject.toml has {promise} in {name}, which may hold {', '.join(PROMISES)}, warn."
+            )
+        if value not in ("error", "warning", "off"):
+            raise wrong(folder, value, promise, "error, warning or off", name)
+    return Checks(PROMISES | given, tuple(warn))
 
 
 def of_releases(table: dict[str, object], folder: Path) -> dict[str, list[str] | dict[str, str]]:
@@ -110,12 +190,8 @@ def of_releases(table: dict[str, object], folder: Path) -> dict[str, list[str] |
         key, kind = name.replace("_", "-"), dict if name == "release_env" else list
         if (value := table.get(key)) is None:
             continue
-        texts = value.values() if isinstance(value, dict) else value
-        if not isinstance(value, kind) or not all(isinstance(text, str) and text for text in texts):
-            wanted = f"a {'table' if kind is dict else 'list'} of texts"
-            raise ProjectError(
-                f"{folder}/pyproject.toml has {value!r} as {key} in [tool.lvao], which must be {wanted}."
-            )
+        if not is_texts(value, kind):
+            raise wrong(folder, value, key, f"a {'table' if kind is dict else 'list'} of texts")
         found[name] = value
     for name in found.get("release_folders", []):
         if not (folder / name).is_dir():
@@ -136,60 +212,67 @@ def find(here: Path = HERE, named: str | None = None) -> Project:
     Raises:
         ProjectError: It is missing, or something that it must have.
     """
-    own, _ = settings(here)
+    own = read(here).get("tool", {}).get("lvao", {})
     chosen = named or os.environ.get("LVAO_PROJECT") or str(own.get("project", "."))
     folder = (here / Path(chosen).expanduser()).resolve()
     if not folder.is_dir():
         raise ProjectError(
             f"The project {folder} is not there: LVAO_PROJECT, or project in [tool.lvao], must name its folder."
         )
-    table, groups = settings(folder)
-    defaults = {"group": "airflow", "test-group": "dag-tests", "dags": "dags", "tests": "dags/tests"}
-    defaults |= {"requirements": "requirements", "env-file": ".env"}
-    keys = [*defaults, *(name.replace("_", "-") for name in OF_RELEASES)]
-    if unknown := table.keys() - {*keys, "project"}:
+    content = read(folder)
+    table, groups = content.get("tool", {}).get("lvao", {}), content.get("dependency-groups", {})
+    if unknown := table.keys() - {*KEYS, "project"}:
         raise ProjectError(
             f"{folder}/pyproject.toml has {', '.join(sorted(unknown))} in [tool.lvao], "
-            f"which may hold {', '.join(keys)}."
+            f"which may hold {', '.join(KEYS)}."
         )
-    values = {name: table.get(name, default) for name, default in defaults.items()}
-    for name, value in values.items():
+    texts = {key: table.get(key, default) for key, default in TEXTS.items()}
+    for key, value in texts.items():
         if not isinstance(value, str) or not value:
-            raise ProjectError(f"{folder}/pyproject.toml has {value!r} as {name} in [tool.lvao], which must be a text.")
-    carried = of_releases(table, folder)
-    if values["group"] not in groups:
+            raise wrong(folder, value, key, "a text")
+    names = {key: table.get(key, "") for key in NAMES}
+    for key, value in names.items():
+        pattern, wanted = NAMES[key]
+        if not isinstance(value, str) or not re.fullmatch(pattern, value):
+            raise wrong(folder, value, key, wanted)
+    build = table.get("build", [])
+    if not is_texts(build, list):
+        raise wrong(folder, build, "build", "a list of packages")
+    checks, carried = checks_of(table.get("checks", {}), folder), of_releases(table, folder)
+    if texts["group"] not in groups:
         raise ProjectError(
-            f"{folder}/pyproject.toml has no dependency group {values['group']}: [dependency-groups] must have it, "
+            f"{folder}/pyproject.toml has no dependency group {texts['group']}: [dependency-groups] must have it, "
             f"or group in [tool.lvao] must name another ({', '.join(groups) or 'there is none'})."
         )
-    if not (folder / values["dags"]).is_dir():
+    if not (folder / texts["dags"]).is_dir():
         raise ProjectError(
-            f"{folder / values['dags']} is not there: dags in [tool.lvao] must name the folder of the DAGs."
+            f"{folder / texts['dags']} is not there: dags in [tool.lvao] must name the folder of the DAGs."
         )
     return Project(
         folder=folder,
-        group=values["group"],
-        test_group=values["test-group"],
+        group=texts["group"],
+        test_group=texts["test-group"],
+        requires_python=str(content.get("project", {}).get("requires-python", "")),
+        build=tuple(build),
+        checks=checks,
+        **{key.replace("-", "_"): folder / texts[key] for key in PATHS},
+        **{key.replace("-", "_"): value for key, value in names.items()},
         **carried,
-        **{name.replace("-", "_"): folder / values[name] for name in ("dags", "tests", "requirements", "env-file")},
     )
 
 
 def main() -> int:
     """Print one setting, or all as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("name", nargs="?", choices=Project.__dataclass_fields__, help="one setting, and no JSON")
+    parser.add_argument("name", nargs="?", choices=[one.name for one in fields(Project)], help="one setting, no JSON")
     arguments = parser.parse_args()
     try:
         found = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(find()).items()}
     except ProjectError as error:
         print(f"project: {error}", file=sys.stderr)
         return 1
-    if not arguments.name:
-        print(json.dumps(found))
-        return 0
-    value = found[arguments.name]
-    print(*([value] if isinstance(value, str) else value), sep="\n")
+    value = found[arguments.name] if arguments.name else json.dumps(found)
+    print(*([value] if isinstance(value, str | dict) else value), sep="\n")
     return 0
 
 

@@ -61,3 +61,13 @@ def test_what_a_task_runs_is_kept_until_it_ends(directory: Path, makes_a_lock: b
     assert confirm(directory) == ["live", "old"]
     os.close(descriptor)
     assert confirm(directory) == ["live"]
+
+
+def test_a_python_stays_for_as_long_as_an_environment_links_to_it(directory: Path) -> None:
+    for name in ("3.12.1-uv", "3.12.0-uv"):
+        (directory / "pythons" / name / "bin").mkdir(parents=True)
+        (directory / "pythons" / name / "bin/python3").touch()
+    (directory / "venvs/one/bin").mkdir()
+    (directory / "venvs/one/bin/python").symlink_to(directory / "pythons/3.12.1-uv/bin/python3")
+    confirm(directory)
+    assert [path.name for path in (directory / "pythons").iterdir()] == ["3.12.1-uv"]

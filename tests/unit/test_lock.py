@@ -1,21 +1,19 @@
-"""Which versions `make lock` and `make upgrade` take, from an index that runs here."""
+"""What `make lock` and `make upgrade` write, from an index that runs here, and what they refuse."""
 
 import json
 import os
+import re
 import shutil
 import subprocess
-import threading
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import package_index
 import pytest
+from package_index import Index, Release
 
 PROJECT = Path(__file__).parents[2]
-# Ages in days.
-RELEASES = {"kept": {"1.0": 30, "2.0": 8, "3.0": 1}, "added": {"1.0": 30, "2.0": 0}}
-PYPROJECT = """
+OURS = """
 [project]
 name = "test"
 version = "1.0"
@@ -25,47 +23,96 @@ dag-tests = []
 dev = []
 uv = []
 """
-
-
-class Index(BaseHTTPRequestHandler):
-    """Answers as PyPI does, of packages that need no others."""
-
-    def do_GET(self) -> None:
-        """Answer with the files of a package, or with what one of them needs."""
-        name = self.path.strip("/").split("/")[-1]
-        if name.endswith(".metadata"):
-            package, version, _ = name.split("-", 2)
-            kind, answer = "text/plain", f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n"
-        else:
-            files = [
-                {
-                    "filename": f"{name}-{version}-py3-none-any.whl",
-                    "url": f"/files/{name}-{version}-py3-none-any.whl",
-                    "hashes": {"sha256": "0" * 64},
-                    "core-metadata": True,
-                    "upload-time": (datetime.now(UTC) - timedelta(days=age)).isoformat(),
-                }
-                for version, age in RELEASES[name].items()
-            ]
-            answer = json.dumps({"meta": {"api-version": "1.1"}, "name": name, "files": files})
-            kind = "application/vnd.pypi.simple.v1+json"
-        self.send_response(200)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(answer)))
-        self.end_headers()
-        self.wfile.write(answer.encode())
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
+PLATFORM = """
+[project]
+name = "platform"
+version = "1.0"
+requires-python = ">=3.11,<3.14"
+[dependency-groups]
+airflow = {wanted}
+dag-tests = ["added"]
+[tool.uv.sources]
+{sources}
+[tool.lvao]
+build = {build}
+"""
+RELEASES = {
+    "kept": {"1.0": Release(30), "2.0": Release(8), "3.0": Release(1)},
+    "added": {"1.0": Release(30), "2.0": Release(0)},
+    "wheelless": {"1.0": Release(tag="")},
+    "wanting": {"1.0": Release(needs=("wheelless",))},
+    "newone": {"1.0": Release(tag="cp312-cp312-manylinux_2_28_x86_64")},
+}
 
 
 @pytest.fixture(scope="module")
-def index() -> Iterator[str]:
+def index() -> Iterator[Index]:
     """Run the index."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), Index) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/simple"
-        server.shutdown()
+    with package_index.run(RELEASES) as running:
+        yield running
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    """This repository, with packages of the index."""
+    folder = tmp_path / "here"
+    (folder / "dags").mkdir(parents=True)
+    (folder / "pyproject.toml").write_text(OURS)
+    (folder / "requirements").mkdir()
+    (folder / "bin").mkdir()
+    for program in ("lock.py", "lockfile.py", "packages.py", "project.py"):
+        shutil.copy(PROJECT / "bin" / program, folder / "bin")
+    for path in ("bin/setup", "bin/airflow-settings", ".venv-airflow/bin/python"):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).symlink_to("/bin/true")
+    (folder / "roles/airflow/vars/main").mkdir(parents=True)
+    shutil.copy(PROJECT / "Makefile", folder)
+    (folder / ".venv").symlink_to(PROJECT / ".venv")
+    return folder
+
+
+@pytest.fixture
+def platform(tmp_path: Path) -> Path:
+    """The folder of a team's project, with DAGs."""
+    folder = tmp_path / "platform"
+    (folder / "dags").mkdir(parents=True)
+    return folder
+
+
+def ask(platform: Path, *wanted: str, build: tuple[str, ...] = (), sources: str = "") -> None:
+    """Write what a project wants."""
+    content = PLATFORM.format(wanted=json.dumps(wanted), build=json.dumps(build), sources=sources)
+    (platform / "pyproject.toml").write_text(content)
+
+
+def run(here: Path, index: Index, *command: str | Path, project: Path | None = None) -> subprocess.CompletedProcess:
+    """Run a command of this repository with that index."""
+    known = {"UV_DEFAULT_INDEX": index.url, "UV_CACHE_DIR": str(here.parent / "cache"), "UV_NO_CONFIG": "true"}
+    known |= {"LVAO_PROJECT": str(project)} if project else {}
+    hidden = ("UV_", "PIP_", "MAKE", "LOCK_", "LVAO_")
+    ours = {name: text for name, text in os.environ.items() if not name.startswith(hidden)}
+    ours["PATH"] = f"{here}/.venv/bin:{ours['PATH']}"
+    return subprocess.run(command, cwd=here, env=ours | known, text=True, capture_output=True, check=False)
+
+
+def lock(here: Path, index: Index, platform: Path, *options: str) -> subprocess.CompletedProcess:
+    """Lock a project that lies elsewhere."""
+    return run(here, index, here / "bin/lock.py", *options, project=platform)
+
+
+def describe(here: Path, index: Index, platform: Path, python: str = "3.13.5") -> subprocess.CompletedProcess:
+    """Say what a host installs."""
+    locked = platform / "requirements/airflow.txt"
+    command = [here / "bin/packages.py", "describe", locked, f"--python={python}", "--wheels=/opt/wheels"]
+    return run(here, index, *command, project=platform)
+
+
+def commit(folder: Path) -> str:
+    """Commit what is in a Git repository, which is made, and say the commit."""
+    git = ["git", "-C", folder, "-c", "user.name=test", "-c", "user.email=test@lvao.test"]
+    for command in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "--allow-empty", "--message=test"]):
+        subprocess.run([*git, *command], check=True)
+    return subprocess.run([*git, "rev-parse", "HEAD"], check=True, text=True, capture_output=True).stdout.strip()
 
 
 @pytest.mark.parametrize(
@@ -79,23 +126,162 @@ def index() -> Iterator[str]:
     ],
 )
 def test_a_version_is_taken_once_it_is_a_week_old(
-    tmp_path: Path, index: str, command: list[str], locked: str, taken: dict[str, str]
+    here: Path, index: Index, command: list[str], locked: str, taken: dict[str, str]
 ) -> None:
-    (tmp_path / "pyproject.toml").write_text(PYPROJECT)
-    (tmp_path / "requirements").mkdir()
-    (tmp_path / "requirements/airflow.txt").write_text(f"kept=={locked} \\\n    --hash=sha256:{'0' * 64}\n")
-    for path in ("bin/setup", ".venv-airflow/bin/python"):
-        (tmp_path / path).parent.mkdir(parents=True)
-        (tmp_path / path).symlink_to("/bin/true")
-    (tmp_path / "roles/airflow/vars/main").mkdir(parents=True)
-    shutil.copy(PROJECT / "Makefile", tmp_path)
-    (tmp_path / ".venv").symlink_to(PROJECT / ".venv")
-    known = {"UV_DEFAULT_INDEX": index, "UV_CACHE_DIR": str(tmp_path / "cache"), "UV_NO_CONFIG": "true"}
-    hidden = ("UV_", "PIP_", "MAKE", "LOCK_")
-    ours = {name: text for name, text in os.environ.items() if not name.startswith(hidden)}
-    ended = subprocess.run(
-        ["make", *command], cwd=tmp_path, env=ours | known, text=True, capture_output=True, check=False
-    )
+    (here / "requirements/airflow.txt").write_text(index.locked("kept", locked))
+    ended = run(here, index, "make", *command)
     assert ended.returncode == 0, ended.stderr
-    lines = (tmp_path / "requirements/airflow.txt").read_text().splitlines()
+    lines = (here / "requirements/airflow.txt").read_text().splitlines()
     assert dict(line.split()[0].split("==") for line in lines if "==" in line) == taken
+
+
+def test_a_project_elsewhere_has_its_own_lock_with_airflow_in_it(here: Path, index: Index, platform: Path) -> None:
+    ask(platform, "kept")
+    (here / "pyproject.toml").write_text(OURS.replace('"kept", ', ""))
+    ended = lock(here, index, platform)
+    assert ended.returncode == 0, ended.stderr
+    assert re.findall(r"^\w+==", (platform / "requirements/airflow.txt").read_text(), re.M) == ["added==", "kept=="]
+    assert not (here / "requirements/airflow.txt").exists()
+    assert lock(here, index, platform, "--check").returncode == 0
+    ask(platform)
+    checked = lock(here, index, platform, "--check")
+    assert checked.returncode == 1
+    assert checked.stderr.endswith("lock-check: pyproject.toml has changed: run 'make lock'\n")
+
+
+@pytest.mark.parametrize(("wanted", "who"), [("wheelless", "the group airflow in "), ("wanting", "wanting.\n")])
+def test_a_package_without_a_wheel_is_named_with_who_wants_it(
+    here: Path, index: Index, platform: Path, wanted: str, who: str
+) -> None:
+    ask(platform, wanted)
+    (platform / "requirements").mkdir()
+    (platform / "requirements/airflow.txt").write_text("before\n".replace("before", index.locked("kept", "1.0")))
+    before = (platform / "requirements/airflow.txt").read_text()
+    ended = lock(here, index, platform)
+    assert ended.returncode == 1
+    assert (
+        f"wheelless has no wheel that hosts could install, and hosts build nothing. It is wanted by {who}"
+        in ended.stderr
+    )
+    assert f'build = ["wheelless"] in [tool.lvao] of {platform}/pyproject.toml.' in ended.stderr
+    assert (platform / "requirements/airflow.txt").read_text() == before
+
+
+def test_one_that_is_named_is_built_once_and_installed_by_its_hash(here: Path, index: Index, platform: Path) -> None:
+    ask(platform, "wanting", build=("wheelless",))
+    ended = lock(here, index, platform)
+    assert ended.returncode == 0, ended.stderr
+    index.asked.clear()
+    told = describe(here, index, platform)
+    assert told.returncode == 0, told.stderr
+    assert not index.asked
+    answer = json.loads(told.stdout)
+    (wheel,) = answer["wheels"]
+    lines = Path(answer["requirements"]).read_text()
+    assert f"wheelless @ file:///opt/wheels/{wheel['dest']} \\\n    --hash=sha256:" in lines
+    assert "wanting==1.0 \\\n" in lines
+    shutil.rmtree(here / ".cache/wheelhouse")
+    assert json.loads(describe(here, index, platform).stdout)["digest"] == answer["digest"]
+
+
+def test_a_source_folder_and_a_git_repository_must_be_named(here: Path, index: Index, platform: Path) -> None:
+    package_index.source(platform / "webapp", "webapp")
+    package_index.source(platform.parent / "remote", "remote")
+    commit(platform.parent / "remote")
+    sources = f'webapp = {{path = "webapp"}}\nremote = {{git = "file://{platform.parent}/remote"}}'
+    ask(platform, "webapp", "remote", sources=sources)
+    ended = lock(here, index, platform)
+    assert ended.returncode == 1
+    assert "webapp" in ended.stderr
+    assert "remote" in ended.stderr
+    assert f"in [tool.lvao] of {platform}/pyproject.toml." in ended.stderr
+    assert not (platform / "requirements/airflow.txt").exists()
+
+
+@pytest.mark.parametrize("source", ['path = "webapp"', 'path = "webapp", editable = true', "workspace = true"])
+def test_a_source_folder_is_built_anew_when_it_changes(here: Path, index: Index, platform: Path, source: str) -> None:
+    package_index.source(platform / "webapp", "webapp", ("kept",))
+    (platform / ".gitignore").write_text("*.log\n")
+    workspace = '\n[tool.uv.workspace]\nmembers = ["webapp"]' if "workspace" in source else ""
+    ask(platform, "webapp", build=("webapp",), sources=f"webapp = {{{source}}}{workspace}")
+    commit(platform)
+    ended = lock(here, index, platform)
+    assert ended.returncode == 0, ended.stderr
+    assert "\nwebapp @ ./webapp\n" in (platform / "requirements/airflow.txt").read_text()
+    first = json.loads(describe(here, index, platform).stdout)
+    (platform / "webapp/run.log").write_text("ignored")
+    assert json.loads(describe(here, index, platform).stdout)["digest"] == first["digest"]
+    (platform / "webapp/code.py").write_text("ANSWER = 2\n")
+    second = json.loads(describe(here, index, platform).stdout)
+    assert second["digest"] != first["digest"]
+    assert second["wheels"][0]["dest"] != first["wheels"][0]["dest"]
+    assert sorted(path.name for path in (platform / "webapp").iterdir()) == [
+        "backend.py",
+        "code.py",
+        "pyproject.toml",
+        "run.log",
+    ]
+
+
+def test_a_commit_is_kept_until_an_upgrade_or_another_source(here: Path, index: Index, platform: Path) -> None:
+    remote = package_index.source(platform.parent / "remote", "remote")
+    first = commit(remote)
+    ask(platform, "remote", build=("remote",), sources=f'remote = {{git = "file://{remote}"}}')
+    locked = platform / "requirements/airflow.txt"
+    assert lock(here, index, platform).returncode == 0
+    assert f"remote @ git+file://{remote}@{first}" in locked.read_text()
+    second = commit(remote)
+    assert lock(here, index, platform).returncode == 0
+    assert first in locked.read_text()
+    assert lock(here, index, platform, "--check").returncode == 0
+    assert lock(here, index, platform, "--upgrade").returncode == 0
+    assert second in locked.read_text()
+    ask(platform, "remote", build=("remote",), sources=f'remote = {{git = "file://{remote}", rev = "{first}"}}')
+    assert lock(here, index, platform).returncode == 0
+    assert first in locked.read_text()
+
+
+def test_a_lock_that_a_host_could_not_install_does_not_take_its_place(here: Path, index: Index, platform: Path) -> None:
+    ask(platform, "newone")
+    ended = lock(here, index, platform)
+    assert ended.returncode == 1
+    assert "What was resolved cannot be installed with Python 3.11, so the lock stays as it was." in ended.stderr
+    assert not (platform / "requirements/airflow.txt").exists()
+
+
+def test_a_build_that_fails_is_shown(here: Path, index: Index, platform: Path) -> None:
+    package_index.source(platform / "webapp", "webapp")
+    (platform / "webapp/backend.py").write_text("raise SystemExit('no compiler')\n")
+    ask(platform, "webapp", build=("webapp",), sources='webapp = {path = "webapp"}')
+    ended = lock(here, index, platform)
+    assert ended.returncode == 1
+    assert f"webapp cannot be built from {platform}/webapp for Python 3.11" in ended.stderr
+    assert "no compiler" in ended.stderr
+    assert not (platform / "requirements/airflow.txt").exists()
+
+
+def test_a_lock_that_is_older_than_the_project_is_refused(here: Path, index: Index, platform: Path) -> None:
+    ask(platform, "kept")
+    assert lock(here, index, platform).returncode == 0
+    assert describe(here, index, platform).returncode == 0
+    ask(platform, "kept", "added")
+    told = describe(here, index, platform)
+    assert told.returncode == 1
+    assert told.stderr.startswith(
+        f"{platform}/requirements/airflow.txt is older than {platform}/pyproject.toml, whose packages have changed: "
+    )
+
+
+def test_a_python_that_the_lock_is_not_for_is_refused(here: Path, index: Index, platform: Path) -> None:
+    ask(platform, "kept")
+    content = (platform / "pyproject.toml").read_text().replace(">=3.11,<3.14", ">=3.12,<3.13")
+    (platform / "pyproject.toml").write_text(content)
+    assert lock(here, index, platform).returncode == 0
+    assert "\n# for Python >=3.12,<3.13\n" in (platform / "requirements/airflow.txt").read_text()
+    assert describe(here, index, platform, "3.12.4").returncode == 0
+    told = describe(here, index, platform, "3.13.5")
+    assert told.returncode == 1
+    assert told.stderr.startswith("The host's Python is 3.13.5, and ")
+    assert (
+        "is for >=3.12,<3.13: name one that meets it in airflow_python_version or airflow_python_source" in told.stderr
+    )

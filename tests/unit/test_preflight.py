@@ -61,6 +61,34 @@ BAD_INPUT = {
         {"airflow_jwt_secret": "x" * 64, "airflow_secret_key": "x" * 64},
         "at the start, and another than airflow_fernet_key and airflow_jwt_secret",
     ),
+    "Python without a patch": (
+        {"airflow_python_version": "3.12"},
+        "airflow_python_version is '3.12': it must be a whole version, such as 3.12.16, or empty",
+    ),
+    "Python that no unit sees": (
+        {"airflow_python_source": "/root/python3.12"},
+        "airflow_python_source is '/root/python3.12': it must be the path of a Python on the host",
+    ),
+    "mirror of Pythons without a version": (
+        {"airflow_python_source": "https://mirror.lvao.test/python"},
+        "a mirror or an archive wants airflow_python_version, too",
+    ),
+    "archive of no version": (
+        {"airflow_python_source": "/srv/python.tar.gz", "airflow_python_sha256": "0" * 64},
+        "empty, or airflow_python_version must say which version the archive holds",
+    ),
+    "archive that is not there": (
+        {"airflow_python_version": "3.12.1", "airflow_python_source": "/nowhere", "airflow_python_sha256": "0" * 64},
+        "airflow_python_source is /nowhere, which is not on the controller: name an existing archive.",
+    ),
+    "another archive": (
+        {"airflow_python_version": "3.12.1", "airflow_python_source": "/dev/null", "airflow_python_sha256": "0" * 64},
+        "whose SHA-256 is e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855 and not that of",
+    ),
+    "Python that the lock is not for": (
+        {"airflow_python_version": "3.10.19"},
+        "The host's Python is 3.10.19, and ",
+    ),
     "empty database password": ({"airflow_database_password": ""}, "airflow_database_password is empty: set it"),
     "empty admin password": ({"airflow_database_admin_password": ""}, "airflow_database_admin_password is empty"),
     "short admin password": ({"airflow_database_admin_password": "x" * 11}, "it must have 12 characters or more"),
