@@ -10,8 +10,9 @@ import sys
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
 from types import ModuleType
@@ -41,6 +42,11 @@ BUNDLE = "dags-folder"
 LARGEST_INTEGER = 2**31 - 1
 # One for each 2 GiB of the host's memory, of which the command that runs them may take a quarter.
 PROCESSES = max(1, min(os.cpu_count() or 1, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**31))
+# On a busy host, a file may take as many times as long as it is given, most of it waiting for a processor.
+PATIENCE = 4
+# Where so many files in a row take too long alone as well, the host is not the cause, and the rest is not tried again.
+HOPELESS = 3
+REFUSED = "the database does not take the DAG"
 
 
 class Answers:
@@ -126,10 +132,12 @@ class Outcome:
     Attributes:
         dags: the ids of its DAGs.
         errors: where each error is, as `dags/orders.py:12`, and what it says.
+        is_late: whether it has taken too long.
     """
 
     dags: list[str] = field(default_factory=list)
     errors: list[tuple[str, str]] = field(default_factory=list)
+    is_late: bool = False
 
 
 def explain(file: str, error: str, dags: Path) -> tuple[str, str]:
@@ -190,7 +198,7 @@ def parse(file: str, dags: Path) -> Outcome:
         ids, errors = [dag.dag_id for dag in result.serialized_dags], dict(result.import_errors or {})
         for dag in result.serialized_dags:
             for refusal in refusals(dag):
-                errors.setdefault(name, f"the database does not take the DAG {dag.dag_id}: {refusal}")
+                errors.setdefault(name, f"{REFUSED} {dag.dag_id}: {refusal}")
     except BaseException:
         ids, errors = [], {name: traceback.format_exc()}
     explained = [explain(os.path.relpath(dags / path, dags), error, dags) for path, error in errors.items()]
@@ -281,10 +289,16 @@ class Worker:
 
     def begin(self, file: str, seconds: float) -> None:
         """Have it import a file within a time limit."""
-        self.file, self.seconds, self.deadline = file, seconds, time.monotonic() + seconds
+        self.file, self.seconds, self.began, self.queued = file, seconds, time.monotonic(), waited(self.process)
         # If it has ended meanwhile, there will be no outcome either.
         with contextlib.suppress(OSError):
             self.connection.send_bytes(os.fsencode(file))
+
+    def remaining(self) -> float:
+        """Tell how many seconds are left of its limit: waiting for a processor does not count, within PATIENCE."""
+        elapsed = time.monotonic() - self.began
+        queued = max(waited(self.process) - self.queued, 0)
+        return min(self.seconds + queued, PATIENCE * self.seconds) - elapsed
 
     def outcome(self) -> Outcome | None:
         """Receive the outcome of the file, or None if the process has ended."""
@@ -309,6 +323,14 @@ class Worker:
         return os.waitstatus_to_exitcode(os.waitpid(self.process, 0)[1])
 
 
+def waited(process: int) -> float:
+    """Tell for how many seconds a process has waited for a processor that others had; 0 if the kernel does not."""
+    try:
+        return int(Path(f"/proc/{process}/schedstat").read_text().split()[1]) / 10**9
+    except (OSError, IndexError):
+        return 0
+
+
 def time_limit(file: str) -> float:
     """Tell how many seconds Airflow gives a DAG file."""
     seconds = settings.get_dagbag_import_timeout(file)
@@ -317,7 +339,27 @@ def time_limit(file: str) -> float:
 
 
 def import_files(files: list[str], dags: Path, limit: Callable[[str], float] = time_limit) -> dict[str, Outcome]:
-    """Import DAG files in processes of their own, as many as there are processors.
+    """Import DAG files in processes of their own, and those that take too long once more, alone.
+
+    Args:
+        files: their paths.
+        dags: the DAGs folder, which holds them.
+        limit: tells how many seconds a file may take.
+
+    Returns:
+        the outcome of each file.
+    """
+    outcomes = import_together(files, dags, limit)
+    in_vain = 0
+    for file in [file for file, outcome in outcomes.items() if outcome.is_late]:
+        if in_vain < HOPELESS:
+            outcomes |= import_together([file], dags, limit)
+            in_vain = in_vain + 1 if outcomes[file].is_late else 0
+    return outcomes
+
+
+def import_together(files: list[str], dags: Path, limit: Callable[[str], float]) -> dict[str, Outcome]:
+    """Import DAG files in processes of their own, as many at a time as there are processors.
 
     Args:
         files: their paths.
@@ -352,7 +394,7 @@ def import_files(files: list[str], dags: Path, limit: Callable[[str], float] = t
                 worker = idle.pop() if idle and not needs_fresh else Worker(dags)
                 busy[worker.connection] = worker
                 worker.begin(file, limit(file))
-            remaining = min(worker.deadline for worker in busy.values()) - time.monotonic()
+            remaining = min(worker.remaining() for worker in busy.values())
             for connection in wait([*busy], max(remaining, 0)):
                 worker = busy.pop(connection)
                 if outcome := worker.outcome():
@@ -360,10 +402,10 @@ def import_files(files: list[str], dags: Path, limit: Callable[[str], float] = t
                 else:
                     outcome = Outcome(errors=[(place_of(worker.file, dags), ended(worker.end()))])
                 settle(worker, outcome)
-            for worker in [worker for worker in busy.values() if worker.deadline <= time.monotonic()]:
+            for worker in [worker for worker in busy.values() if worker.remaining() <= 0]:
                 busy.pop(worker.connection).end()
                 message = f"not imported within {worker.seconds:g} s"
-                outcomes[worker.file] = Outcome(errors=[(place_of(worker.file, dags), message)])
+                outcomes[worker.file] = Outcome(errors=[(place_of(worker.file, dags), message)], is_late=True)
     finally:
         for worker in [*idle, *busy.values()]:
             worker.end()
@@ -413,25 +455,89 @@ def faults_of(outcomes: Mapping[str, Outcome], dags: Path, line: Callable[[str],
     return sorted(faults)
 
 
-def check(dags: Path, line: Callable[[str], str], seconds: float | None = None) -> tuple[dict[str, int], list[str]]:
+def split(
+    outcomes: Mapping[str, Outcome], may_pass: Callable[[str, str], bool]
+) -> tuple[dict[str, Outcome], dict[str, Outcome]]:
+    """Part the errors that refuse a release from those that it is warned of.
+
+    Args:
+        outcomes: of each file.
+        may_pass: tells whether an error of a file is for a warning, by the file's path and the error's message.
+
+    Returns:
+        the outcomes with the errors that refuse, and those with the others.
+    """
+    refused, warned = {}, {}
+    for file, outcome in outcomes.items():
+        passing = [error for error in outcome.errors if may_pass(file, error[1])]
+        refused[file] = Outcome(outcome.dags, [error for error in outcome.errors if error not in passing])
+        warned[file] = Outcome(errors=passing)
+    return refused, warned
+
+
+@dataclass
+class Result:
+    """What a check of DAG files has found.
+
+    Attributes:
+        facts: the numbers of DAGs and of DAG files.
+        faults: what refuses the release, a line each.
+        warnings: what does not, a line each.
+        others: those of the faults that are about more than the import of a file.
+        failing: by the path in the DAGs folder, of each file whose import refuses the release, each place and message.
+    """
+
+    facts: dict[str, int] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
+    failing: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+
+
+def check(dags: Path, line: Callable[[str], str], seconds: float | None = None, warn: Collection[str] = ()) -> Result:
     """Check every DAG file of a folder.
 
     Args:
         dags: the folder; it is Airflow's DAGs folder, too.
         line: makes a line of a message.
         seconds: how long a file may take, if it is not to be as long as Airflow gives it.
+        warn: shell patterns of the paths, in the folder, of files whose errors are warnings.
 
     Returns:
-        the numbers of DAGs and of DAG files, and the faults.
+        what it has found.
     """
     if not dags.is_dir():
-        return {}, ["dags: there is no such folder"]
+        missing = ["dags: there is no such folder"]
+        return Result(faults=missing, others=missing)
     safe_mode = conf.getboolean("core", "dag_discovery_safe_mode")
     found = sorted(list_py_file_paths(dags, safe_mode=False))
     # Airflow passes over in silence what it cannot read.
     unreadable = [file for file in found if not os.access(file, os.R_OK)]
     files = [file for file in found if file not in unreadable and might_contain_dag(file, safe_mode)]
     outcomes = import_files(files, dags, (lambda _: seconds) if seconds else time_limit)
-    faults = [f"{place_of(file, dags)}: may not be read by Airflow's user" for file in unreadable]
-    number = sum(len(outcome.dags) for outcome in outcomes.values())
-    return {"dags": number, "files": len(files)}, faults + faults_of(outcomes, dags, line)
+
+    def may_pass(file: str, message: str) -> bool:
+        # What the database does not take would end the DAG processor, and all other DAGs with it.
+        name = str(Path(file).relative_to(dags))
+        return not message.startswith(REFUSED) and any(fnmatchcase(name, pattern) for pattern in warn)
+
+    refused, warned = split(outcomes, may_pass)
+    names = [str(Path(file).relative_to(dags)) for file in files]
+    idle = [
+        f"airflow_gate_warn has {pattern}, which matches no DAG file"
+        for pattern in warn
+        if not any(fnmatchcase(name, pattern) for name in names)
+    ]
+    closed = [f"{place_of(file, dags)}: may not be read by Airflow's user" for file in unreadable]
+    imported = {file: Outcome(outcome.dags) for file, outcome in refused.items()}
+    return Result(
+        facts={"dags": sum(len(outcome.dags) for outcome in outcomes.values()), "files": len(files)},
+        faults=closed + faults_of(refused, dags, line),
+        warnings=faults_of(warned, dags, line) + idle,
+        others=closed + faults_of(imported, dags, line),
+        failing={
+            str(Path(file).relative_to(dags)): [(place, line(message)) for place, message in outcome.errors]
+            for file, outcome in refused.items()
+            if outcome.errors
+        },
+    )
