@@ -8,12 +8,30 @@ This repository's `pyproject.toml` names the project in the table `[tool.lvao]`;
 import argparse
 import json
 import os
+import re
 import sys
 import tomllib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parents[1]
+# What `make test-dags` looks for in the DAGs, and what comes of a DAG that lacks it where the project does not say.
+PROMISES = {"imports": "error", "tasks": "error"} | dict.fromkeys(
+    ("deprecations", "description", "owner", "retries", "start-date", "tags"), "warning"
+)
+
+
+@dataclass(frozen=True)
+class Checks:
+    """What the DAGs of a project have to have.
+
+    Attributes:
+        promises: What comes of a DAG that breaks one: `error`, `warning` or `off`.
+        warn: Shell patterns of paths below the DAGs folder, of files whose errors at import are warnings.
+    """
+
+    promises: dict[str, str]
+    warn: tuple[str, ...]
 
 
 class ProjectError(Exception):
@@ -32,6 +50,8 @@ class Project:
         tests: Folder of their tests, which may be missing.
         requirements: Folder of the lock files of both groups, `airflow.txt` and `dag-tests.txt`.
         env_file: Values of environment variables for the developer's machine, which may be missing.
+        test_postgresql: The environment variable that names a throw-away PostgreSQL to the tests; empty for none.
+        checks: What its DAGs have to have.
     """
 
     folder: Path
@@ -41,6 +61,37 @@ class Project:
     tests: Path
     requirements: Path
     env_file: Path
+    test_postgresql: str
+    checks: Checks
+
+
+def checks_of(table: object, path: Path) -> Checks:
+    """Read what the DAGs have to have.
+
+    Args:
+        table: `[tool.lvao.checks]`.
+        path: The `pyproject.toml` that holds it.
+
+    Returns:
+        It, with the defaults.
+
+    Raises:
+        ProjectError: Something in the table cannot be used.
+    """
+    if not isinstance(table, dict):
+        raise ProjectError(f"{path} has {table!r} as checks in [tool.lvao], which must be a table: [tool.lvao.checks].")
+    warn = table.get("warn", [])
+    if not isinstance(warn, list) or not all(isinstance(pattern, str) and pattern for pattern in warn):
+        raise ProjectError(f"{path} has {warn!r} as warn in [tool.lvao.checks], which must be a list of file patterns.")
+    given = {name: value for name, value in table.items() if name != "warn"}
+    for name, value in given.items():
+        if name not in PROMISES:
+            raise ProjectError(f"{path} has {name} in [tool.lvao.checks], which may hold {', '.join(PROMISES)}, warn.")
+        if value not in ("error", "warning", "off"):
+            raise ProjectError(
+                f"{path} has {value!r} as {name} in [tool.lvao.checks], which must be error, warning or off."
+            )
+    return Checks(PROMISES | given, tuple(warn))
 
 
 def settings(folder: Path) -> tuple[dict[str, object], dict[str, object]]:
@@ -88,15 +139,22 @@ def find(here: Path = HERE, named: str | None = None) -> Project:
     table, groups = settings(folder)
     defaults = {"group": "airflow", "test-group": "dag-tests", "dags": "dags", "tests": "dags/tests"}
     defaults |= {"requirements": "requirements", "env-file": ".env"}
-    if unknown := table.keys() - defaults.keys() - {"project"}:
+    if unknown := table.keys() - defaults.keys() - {"project", "checks", "test-postgresql"}:
         raise ProjectError(
             f"{folder}/pyproject.toml has {', '.join(sorted(unknown))} in [tool.lvao], "
-            f"which may hold {', '.join(defaults)}."
+            f"which may hold {', '.join(defaults)}, checks, test-postgresql."
         )
     values = {name: table.get(name, default) for name, default in defaults.items()}
     for name, value in values.items():
         if not isinstance(value, str) or not value:
             raise ProjectError(f"{folder}/pyproject.toml has {value!r} as {name} in [tool.lvao], which must be a text.")
+    test_postgresql = table.get("test-postgresql", "")
+    if not isinstance(test_postgresql, str) or not re.fullmatch(r"([A-Za-z_][A-Za-z0-9_]*)?", test_postgresql):
+        raise ProjectError(
+            f"{folder}/pyproject.toml has {test_postgresql!r} as test-postgresql in [tool.lvao], which must be the "
+            "name of the environment variable that tells the tests its address, such as DATABASE_URL."
+        )
+    checks = checks_of(table.get("checks", {}), folder / "pyproject.toml")
     if values["group"] not in groups:
         raise ProjectError(
             f"{folder}/pyproject.toml has no dependency group {values['group']}: [dependency-groups] must have it, "
@@ -110,6 +168,8 @@ def find(here: Path = HERE, named: str | None = None) -> Project:
         folder=folder,
         group=values["group"],
         test_group=values["test-group"],
+        test_postgresql=test_postgresql,
+        checks=checks,
         **{name.replace("-", "_"): folder / values[name] for name in ("dags", "tests", "requirements", "env-file")},
     )
 
@@ -120,7 +180,7 @@ def main() -> int:
     parser.add_argument("name", nargs="?", choices=Project.__dataclass_fields__, help="one setting, and no JSON")
     arguments = parser.parse_args()
     try:
-        found = {name: str(value) for name, value in asdict(find()).items()}
+        found = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(find()).items()}
     except ProjectError as error:
         print(f"project: {error}", file=sys.stderr)
         return 1

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 sys.path.append(str(Path(__file__).parents[2] / "bin"))
-from project import ProjectError, find
+from project import PROMISES, ProjectError, find
 
 HERE = '[dependency-groups]\nairflow = []\n[tool.lvao]\nproject = "."\n'
 
@@ -63,9 +63,35 @@ def test_it_may_be_another_checkout(here: Path, platform: Path, by: str, monkeyp
             "dags is not there: dags in [tool.lvao] must name the folder of the DAGs.",
         ),
         (HERE.replace('project = "."', "dags = 1"), "has 1 as dags in [tool.lvao], which must be a text."),
+        (f"{HERE}checks = 1", "has 1 as checks in [tool.lvao], which must be a table: [tool.lvao.checks]."),
+        (
+            f"{HERE}[tool.lvao.checks]\nowner = 1",
+            "has 1 as owner in [tool.lvao.checks], which must be error, warning or",
+        ),
+        (
+            f"{HERE}[tool.lvao.checks]\nowners = 'off'",
+            "has owners in [tool.lvao.checks], which may hold imports, tasks,",
+        ),
+        (
+            f"{HERE}[tool.lvao.checks]\nwarn = 'a.py'",
+            "has 'a.py' as warn in [tool.lvao.checks], which must be a list of",
+        ),
+        (f"{HERE}test-postgresql = true", "has True as test-postgresql in [tool.lvao], which must be the name of the"),
         (HERE.replace("project", "folder"), "has folder in [tool.lvao], which may hold group, test-group, dags,"),
     ],
-    ids=["no file", "no TOML", "no group", "no DAGs", "no text", "a slip"],
+    ids=[
+        "no file",
+        "no TOML",
+        "no group",
+        "no DAGs",
+        "no text",
+        "no table of checks",
+        "an odd check",
+        "a check that is none",
+        "one file",
+        "no name",
+        "a slip",
+    ],
 )
 def test_one_that_cannot_be_used_is_refused(here: Path, tmp_path: Path, content: str | None, message: str) -> None:
     folder = tmp_path / "empty"
@@ -75,6 +101,19 @@ def test_one_that_cannot_be_used_is_refused(here: Path, tmp_path: Path, content:
     with pytest.raises(ProjectError) as refused:
         find(here, str(folder))
     assert message in str(refused.value)
+
+
+def test_what_dags_have_to_have_is_its_own_choice(here: Path) -> None:
+    assert find(here).checks.promises["imports"] == "error"
+    assert find(here).checks.promises["owner"] == "warning"
+    (here / "pyproject.toml").write_text(
+        f"{HERE}test-postgresql = 'DATABASE_URL'\n"
+        "[tool.lvao.checks]\nowner = 'off'\ntags = 'error'\nwarn = ['asks/*']\n"
+    )
+    project = find(here)
+    assert project.test_postgresql == "DATABASE_URL"
+    assert project.checks.promises == PROMISES | {"owner": "off", "tags": "error"}
+    assert project.checks.warn == ("asks/*",)
 
 
 def test_the_command_says_what_is_wrong() -> None:
