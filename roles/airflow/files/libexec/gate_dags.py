@@ -133,11 +133,13 @@ class Outcome:
         dags: the ids of its DAGs.
         errors: where each error is, as `dags/orders.py:12`, and what it says.
         is_late: whether it has taken too long.
+        notes: what else a Visit has seen, as JSON takes it.
     """
 
     dags: list[str] = field(default_factory=list)
     errors: list[tuple[str, str]] = field(default_factory=list)
     is_late: bool = False
+    notes: list = field(default_factory=list)
 
 
 def explain(file: str, error: str, dags: Path) -> tuple[str, str]:
@@ -192,17 +194,45 @@ def texts(value: object) -> Iterator[str]:
 def parse(file: str, dags: Path) -> Outcome:
     """Import a DAG file in this process, and serialize its DAGs."""
     request = DagFileParseRequest(file=file, bundle_path=dags, bundle_name=BUNDLE)
-    name = str(Path(file).relative_to(dags))
     try:
         result = _parse_file(request, structlog.get_logger())
-        ids, errors = [dag.dag_id for dag in result.serialized_dags], dict(result.import_errors or {})
-        for dag in result.serialized_dags:
-            for refusal in refusals(dag):
-                errors.setdefault(name, f"{REFUSED} {dag.dag_id}: {refusal}")
     except BaseException:
-        ids, errors = [], {name: traceback.format_exc()}
-    explained = [explain(os.path.relpath(dags / path, dags), error, dags) for path, error in errors.items()]
-    return Outcome(ids, [(place, redact(message)) for place, message in explained])
+        return outcome_of(file, dags, [], {file: traceback.format_exc()})
+    return outcome_of(file, dags, result.serialized_dags, result.import_errors or {})
+
+
+def outcome_of(
+    file: str, dags: Path, serialized: list[LazyDeserializedDAG], import_errors: Mapping[str, str]
+) -> Outcome:
+    """Say what the import of a file came to.
+
+    Args:
+        file: its path.
+        dags: the DAGs folder.
+        serialized: its DAGs.
+        import_errors: tracebacks or messages, by the path of the file that they are of.
+    """
+    errors = {os.path.relpath(dags / path, dags): error for path, error in import_errors.items()}
+    for dag in serialized:
+        try:
+            for refusal in refusals(dag):
+                errors.setdefault(os.path.relpath(file, dags), f"{REFUSED} {dag.dag_id}: {refusal}")
+        except Exception:
+            errors[os.path.relpath(file, dags)] = traceback.format_exc()
+    explained = [explain(path, error, dags) for path, error in errors.items()]
+    return Outcome([dag.dag_id for dag in serialized], [(place, redact(message)) for place, message in explained])
+
+
+class Visit:
+    """How a process imports DAG files: here, as the DAG processor does."""
+
+    def prepare(self) -> object:
+        """Give what answers the DAG files, before they are kept from the database."""
+        return Answers(create_engine(settings.SQL_ALCHEMY_CONN, poolclass=NullPool))
+
+    def parse(self, file: str, dags: Path) -> Outcome:
+        """Import a file."""
+        return parse(file, dags)
 
 
 def places(module: object) -> list[str]:
@@ -238,7 +268,7 @@ class State:
         self.modules |= new.keys() - own
 
 
-def work(connection: Connection, dags: Path) -> NoReturn:
+def work(connection: Connection, dags: Path, visit: Visit) -> NoReturn:
     """Import the DAG files that are named on a connection, one after another, and answer with their outcomes."""
     # Output of DAG files is nobody's, and a question to a terminal has no answer.
     null = os.open(os.devnull, os.O_RDWR)
@@ -249,9 +279,9 @@ def work(connection: Connection, dags: Path) -> NoReturn:
     # By its default, a traceback ends before it comes to the DAGs folder.
     os.environ["AIRFLOW__CORE__DAGBAG_IMPORT_ERROR_TRACEBACKS"] = "true"
     os.environ["AIRFLOW__CORE__DAGBAG_IMPORT_ERROR_TRACEBACK_DEPTH"] = "10000"
-    engine = create_engine(settings.SQL_ALCHEMY_CONN, poolclass=NullPool)
+    answers = visit.prepare()
     block_orm_access()
-    task_runner.SUPERVISOR_COMMS = Answers(engine)
+    task_runner.SUPERVISOR_COMMS = answers
     # The time limit is kept from outside: a signal does not end everything.
     settings.get_dagbag_import_timeout = lambda _: 0
     state = State(dags)
@@ -260,19 +290,20 @@ def work(connection: Connection, dags: Path) -> NoReturn:
             file = os.fsdecode(connection.recv_bytes())
         except EOFError:
             os._exit(0)
-        outcome = parse(file, dags)
-        connection.send_bytes(json.dumps([outcome.dags, outcome.errors]).encode())
+        outcome = visit.parse(file, dags)
+        connection.send_bytes(json.dumps([outcome.dags, outcome.errors, outcome.notes]).encode())
         state.restore()
 
 
 class Worker:
     """A process that imports DAG files, one after another."""
 
-    def __init__(self, dags: Path) -> None:
+    def __init__(self, dags: Path, visit: Visit) -> None:
         """Start it.
 
         Args:
             dags: the DAGs folder.
+            visit: how it imports.
         """
         self.is_fresh = True
         self.connection, theirs = Pipe()
@@ -282,7 +313,7 @@ class Worker:
                 # A group of its own, so that what a DAG file starts ends with it.
                 os.setsid()
                 self.connection.close()
-                work(theirs, dags)
+                work(theirs, dags, visit)
             finally:
                 os._exit(1)
         theirs.close()
@@ -303,10 +334,10 @@ class Worker:
     def outcome(self) -> Outcome | None:
         """Receive the outcome of the file, or None if the process has ended."""
         try:
-            dags, errors = json.loads(self.connection.recv_bytes())
+            dags, errors, notes = json.loads(self.connection.recv_bytes())
         except (EOFError, OSError):
             return None
-        return Outcome(dags, [(place, message) for place, message in errors])
+        return Outcome(dags, [(place, message) for place, message in errors], notes=notes)
 
     def end(self) -> int:
         """Kill it, with what it has started.
@@ -338,33 +369,38 @@ def time_limit(file: str) -> float:
     return seconds if seconds > 0 else conf.getfloat("dag_processor", "dag_file_processor_timeout")
 
 
-def import_files(files: list[str], dags: Path, limit: Callable[[str], float] = time_limit) -> dict[str, Outcome]:
+def import_files(
+    files: list[str], dags: Path, limit: Callable[[str], float] = time_limit, visit: Visit | None = None
+) -> dict[str, Outcome]:
     """Import DAG files in processes of their own, and those that take too long once more, alone.
 
     Args:
         files: their paths.
         dags: the DAGs folder, which holds them.
         limit: tells how many seconds a file may take.
+        visit: how they are imported, if not as the DAG processor does.
 
     Returns:
         the outcome of each file.
     """
-    outcomes = import_together(files, dags, limit)
+    visit = visit or Visit()
+    outcomes = import_together(files, dags, limit, visit)
     in_vain = 0
     for file in [file for file, outcome in outcomes.items() if outcome.is_late]:
         if in_vain < HOPELESS:
-            outcomes |= import_together([file], dags, limit)
+            outcomes |= import_together([file], dags, limit, visit)
             in_vain = in_vain + 1 if outcomes[file].is_late else 0
     return outcomes
 
 
-def import_together(files: list[str], dags: Path, limit: Callable[[str], float]) -> dict[str, Outcome]:
+def import_together(files: list[str], dags: Path, limit: Callable[[str], float], visit: Visit) -> dict[str, Outcome]:
     """Import DAG files in processes of their own, as many at a time as there are processors.
 
     Args:
         files: their paths.
         dags: the DAGs folder, which holds them.
         limit: tells how many seconds a file may take.
+        visit: how they are imported.
 
     Returns:
         the outcome of each file.
@@ -391,7 +427,7 @@ def import_together(files: list[str], dags: Path, limit: Callable[[str], float])
                 file, needs_fresh = waiting.popleft()
                 if needs_fresh and idle:
                     idle.pop().end()
-                worker = idle.pop() if idle and not needs_fresh else Worker(dags)
+                worker = idle.pop() if idle and not needs_fresh else Worker(dags, visit)
                 busy[worker.connection] = worker
                 worker.begin(file, limit(file))
             remaining = min(worker.remaining() for worker in busy.values())
@@ -494,6 +530,18 @@ class Result:
     failing: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
 
 
+def find(dags: Path) -> tuple[list[str], list[str]]:
+    """Find the DAG files of a folder.
+
+    Returns:
+        their paths, and those of files that may not be read, which Airflow passes over in silence.
+    """
+    safe_mode = conf.getboolean("core", "dag_discovery_safe_mode")
+    found = sorted(list_py_file_paths(dags, safe_mode=False))
+    unreadable = [file for file in found if not os.access(file, os.R_OK)]
+    return [file for file in found if file not in unreadable and might_contain_dag(file, safe_mode)], unreadable
+
+
 def check(dags: Path, line: Callable[[str], str], seconds: float | None = None, warn: Collection[str] = ()) -> Result:
     """Check every DAG file of a folder.
 
@@ -509,11 +557,7 @@ def check(dags: Path, line: Callable[[str], str], seconds: float | None = None, 
     if not dags.is_dir():
         missing = ["dags: there is no such folder"]
         return Result(faults=missing, others=missing)
-    safe_mode = conf.getboolean("core", "dag_discovery_safe_mode")
-    found = sorted(list_py_file_paths(dags, safe_mode=False))
-    # Airflow passes over in silence what it cannot read.
-    unreadable = [file for file in found if not os.access(file, os.R_OK)]
-    files = [file for file in found if file not in unreadable and might_contain_dag(file, safe_mode)]
+    files, unreadable = find(dags)
     outcomes = import_files(files, dags, (lambda _: seconds) if seconds else time_limit)
 
     def may_pass(file: str, message: str) -> bool:
