@@ -12,7 +12,7 @@ DAGS = Path(__file__).parents[1]
 HOME = tempfile.TemporaryDirectory(prefix="dag-tests-")
 
 # Settings of the caller's shell would decide what the tests find.
-for name in [name for name in os.environ if name.startswith("AIRFLOW")]:
+for name in [name for name in os.environ if name.startswith("AIRFLOW__")]:
     del os.environ[name]
 os.environ |= {
     "AIRFLOW_HOME": HOME.name,

@@ -18,4 +18,4 @@ if "airflow" not in sys.modules:
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{HOME.name}/airflow.db",
     }
 LIBEXEC = Path(__file__).parents[2] / "roles/airflow/files/libexec"
-sys.path += [str(LIBEXEC), str(LIBEXEC / "python")]
+sys.path += [str(LIBEXEC), str(LIBEXEC / "python"), str(Path(__file__).parents[2] / "bin")]

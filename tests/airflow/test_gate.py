@@ -6,10 +6,13 @@ import re
 import runpy
 import subprocess
 import sys
+import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import gate_dags
+import gate_known
 import gate_report
 import gate_schema
 import pytest
@@ -52,7 +55,7 @@ def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Check:
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
 
     def run(files: dict[str, str]) -> list[str]:
-        return gate_dags.check(write(tmp_path / "dags", files), gate_report.Redactor({}).line)[1]
+        return gate_dags.check(write(tmp_path / "dags", files), gate_report.Redactor({}).line).faults
 
     return run
 
@@ -67,7 +70,7 @@ def test_dags_that_import_are_counted(tmp_path: Path, monkeypatch: pytest.Monkey
     (folder / "not_one.py").write_text("import nothing\n")
     (tmp_path / "link").symlink_to(folder)
     for path in (folder, tmp_path / "link"):
-        assert gate_dags.check(path, str) == ({"dags": 3, "files": 2}, [])
+        assert gate_dags.check(path, str) == gate_dags.Result({"dags": 3, "files": 2})
     assert not [*tmp_path.rglob("__pycache__")]
 
 
@@ -153,7 +156,7 @@ def test_a_fault_in_a_live_folder_has_its_place_by_either_path(tmp_path: Path) -
     (live / "lib").mkdir()
     (live / "lib/inner.py").write_text("\nimport foo\n")
     (tmp_path / "dags").symlink_to(live)
-    _, faults = gate_dags.check(tmp_path / "dags", gate_report.Redactor({}).line)
+    faults = gate_dags.check(tmp_path / "dags", gate_report.Redactor({}).line).faults
     assert faults == ["dags/lib/inner.py:2: ModuleNotFoundError: No module named 'foo' (imported by dags/a.py)"]
 
 
@@ -211,6 +214,54 @@ def test_what_hangs_is_killed_and_the_rest_is_checked(
     assert not runs(int((tmp_path / "child").read_text()))
 
 
+def test_waiting_for_a_processor_does_not_count(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {"slow.py": f"import time\ntime.sleep(1)\n{dag('a')}"}
+    monkeypatch.setattr(gate_dags, "time_limit", lambda _: 0.5)
+    assert check(files) == ["dags/slow.py: not imported within 0.5 s"]
+    # As on a host where three others want each processor.
+    monkeypatch.setattr(gate_dags, "waited", lambda _: 0.75 * time.monotonic())
+    assert check(files) == []
+
+
+def test_a_host_that_is_too_busy_is_not_waited_for_without_end(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate_dags, "time_limit", lambda _: 0.2)
+    monkeypatch.setattr(gate_dags, "waited", lambda _: time.monotonic())
+    assert check({"hangs.py": "import time\ntime.sleep(999)\n"}) == ["dags/hangs.py: not imported within 0.2 s"]
+
+
+def test_the_kernel_says_how_long_a_process_waits_for_a_processor() -> None:
+    processors, before = os.sched_getaffinity(0), gate_dags.waited(os.getpid())
+    os.sched_setaffinity(0, {min(processors)})
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(3)]
+    try:
+        busy_until = time.process_time() + 0.3
+        while time.process_time() < busy_until:
+            pass
+    finally:
+        os.sched_setaffinity(0, processors)
+        for other in others:
+            other.kill()
+            other.wait()
+    assert gate_dags.waited(os.getpid()) - before > 0.1
+    assert gate_dags.waited(2**31) == 0, "a process that is not there"
+
+
+def test_what_takes_too_long_is_tried_once_more_alone(
+    dags: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    tries = tmp_path / "tries"
+    note = f"import time\nwith open({str(tries)!r}, 'a') as tries:\n    tries.write(__file__[-4] + ' ')\n"
+    once = f"{note}time.sleep(0 if open({str(tries)!r}).read().count('a ') > 1 else 999)\n{dag('a')}"
+    write(dags, {"a.py": once} | {f"{name}.py": f"{note}time.sleep(999)\n" for name in "bcdef"})
+    monkeypatch.setattr(gate_dags, "time_limit", lambda _: 1)
+    result = gate_dags.check(dags, str)
+    assert result.faults == [f"dags/{name}.py: not imported within 1 s" for name in "bcdef"]
+    assert result.facts == {"dags": 1, "files": 6}
+    # Once three have hung alone, the host is not the cause.
+    assert Counter(tries.read_text().split()) == {"a": 2, "b": 2, "c": 2, "d": 2, "e": 1, "f": 1}
+
+
 def test_a_file_has_the_time_that_airflow_gives_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert gate_dags.time_limit("a.py") == 30
     monkeypatch.setattr(settings, "get_dagbag_import_timeout", lambda _: 0)
@@ -235,7 +286,56 @@ def test_a_file_that_may_not_be_read_is_reported(check: Check, monkeypatch: pyte
 
 
 def test_a_folder_that_is_not_there_is_reported(tmp_path: Path) -> None:
-    assert gate_dags.check(tmp_path / "dags", str) == ({}, ["dags: there is no such folder"])
+    assert gate_dags.check(tmp_path / "dags", str).faults == ["dags: there is no such folder"]
+
+
+def test_a_file_that_is_named_is_warned_of(dags: Path) -> None:
+    raises = "raise ConnectionError('no answer')\n"
+    nul = "with DAG('u', schedule=None, description='a\\0b'):\n    pass\n"
+    write(
+        dags, {"asks.py": raises, "topic/asks.py": raises, "other.py": raises, "topic/nul.py": nul, "good.py": dag("g")}
+    )
+    result = gate_dags.check(dags, str, warn=["asks.py", "topic/*", "gone/*"])
+    assert result.warnings == [
+        "dags/asks.py:2: ConnectionError: no answer\n",
+        "dags/topic/asks.py:2: ConnectionError: no answer\n",
+        "airflow_gate_warn has gone/*, which matches no DAG file",
+    ]
+    # What would end the DAG processor refuses, wherever it is.
+    assert [fault.split(": ")[:2] for fault in result.faults] == [
+        ["dags/other.py:2", "ConnectionError"],
+        ["dags/topic/nul.py", "the database does not take the DAG u"],
+    ]
+    assert sorted(result.failing) == ["other.py", "topic/nul.py"]
+
+
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [
+        ("ModuleNotFoundError: No module named 'foo'", "ModuleNotFoundError"),
+        ("airflow.exceptions.SerializationError: Failed", "airflow.exceptions.SerializationError"),
+        ("KeyboardInterrupt\n", "KeyboardInterrupt"),
+        ("not imported within 30 s", "not imported"),
+        ("ends the process that imports it, by SIGKILL", "ends the"),
+        ("?", "?"),
+    ],
+)
+def test_an_error_has_a_kind(message: str, kind: str) -> None:
+    assert gate_known.kind(message) == kind
+
+
+def test_what_the_live_release_shows_as_well_is_known(tmp_path: Path) -> None:
+    live = write(tmp_path / "live", {"a.py": "import foo\n", "b.py": "import foo\n", "c.py": dag("c")})
+    new = write(
+        tmp_path / "new", {"a.py": "\nimport bar\n", "b.py": "1 / 0\n", "c.py": "import foo\n", "d.py": "import foo\n"}
+    )
+    faults, shown = gate_known.known(live, gate_dags.check(new, str.strip).failing, str.strip)
+    assert shown == ["dags/a.py:3: ModuleNotFoundError: No module named 'bar'"]
+    assert faults == [
+        "dags/b.py:2: ZeroDivisionError: division by zero",
+        "dags/c.py:2: ModuleNotFoundError: No module named 'foo'",
+        "dags/d.py:2: ModuleNotFoundError: No module named 'foo'",
+    ]
 
 
 def test_dags_read_variables_and_connections_but_write_none(
@@ -364,11 +464,12 @@ def test_the_first_faults_are_listed_and_the_others_counted() -> None:
     assert (lines[0], lines[20:]) == ("23 faults in release 1a:", ["19", "and 3 more"])
 
 
-def start_gate(release: Path, **environment: str) -> subprocess.Popen:
+def start_gate(release: Path, *arguments: str, **environment: str) -> subprocess.Popen:
     """Start the gate as a deploy does."""
     return subprocess.Popen(
-        [sys.executable, GATE, release],
+        [sys.executable, GATE, release, *arguments],
         env=os.environ | {"AIRFLOW__CORE__DAGS_FOLDER": "/elsewhere"} | environment,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -393,12 +494,38 @@ def test_a_release_goes_live_or_not(tmp_path: Path) -> None:
     assert facts["schema"]["wanted"].keys() == facts["schema"]["found"].keys()
 
     out, err = failing.communicate()
-    assert (failing.returncode, out) == (1, "")
+    assert (failing.returncode, json.loads(out)["failing"].keys()) == (1, {"a.py"})
     heading, database, fault = err.splitlines()
     assert heading == "2 faults in release 4d5e6f:"
     assert database.startswith("the database cannot be read: ")
     assert fault == "dags/a.py:2: ModuleNotFoundError: No module named 'foo'"
-    assert "hunter2" not in err
+    assert "hunter2" not in out + err
+
+
+def test_a_release_is_refused_for_what_the_live_one_does_not_show(tmp_path: Path) -> None:
+    live, new = tmp_path / "1a2b3c", tmp_path / "4d5e6f"
+    write(live / "dags", {"a.py": "import foo\n"})
+    write(new / "dags", {"a.py": "import foo\n", "asks.py": "import bar\n"})
+    database = {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{tmp_path}/airflow.db"}
+    refused = start_gate(new, **database)
+    warned = start_gate(new, "--warn=asks.py", **database)
+    of_refused, of_warned = refused.communicate()[0], warned.communicate()[0]
+    assert (refused.returncode, warned.returncode) == (1, 1)
+
+    _, err = (comparison := start_gate(live, "--live-of=4d5e6f", **database)).communicate(of_refused)
+    assert comparison.returncode == 1
+    assert err == "1 fault in release 4d5e6f:\ndags/asks.py:2: ModuleNotFoundError: No module named 'bar'\n"
+
+    out, err = (comparison := start_gate(live, "--live-of=4d5e6f", **database)).communicate(of_warned)
+    assert (comparison.returncode, err) == (0, "")
+    assert json.loads(out)["warnings"] == [
+        "dags/asks.py:2: ModuleNotFoundError: No module named 'bar'",
+        "dags/a.py:2: ModuleNotFoundError: No module named 'foo'; the live release shows it as well",
+    ]
+    assert json.loads(out)["schema"] == json.loads(of_warned)["schema"]
+
+    _, err = (comparison := start_gate(live, "--live-of=4d5e6f", **database)).communicate("{}")
+    assert comparison.returncode == 2, "it cannot tell"
 
 
 @pytest.mark.parametrize("url", ["postgresql://me:hun@ter2@host/airflow", "hunter2"])

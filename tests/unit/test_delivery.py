@@ -309,6 +309,39 @@ def test_lint_finds_a_workflow_that_runs_what_a_stranger_writes(tmp_path: Path) 
     assert "template-injection" in ended.stdout
 
 
+def test_lint_leaves_the_teams_files_to_the_team(tmp_path: Path) -> None:
+    pristine.copy(tmp_path)
+    messy = {
+        "dags/messy.py": "import os,sys\n",
+        "dbt/models.yml": "a:   [1,2 ]\n",
+        "scripts/messy.py": "import os,sys\n",
+    }
+    for name, content in messy.items():
+        write(tmp_path / name, content)
+
+    def failing() -> list[str]:
+        linted = ["make", "--dry-run", "lint"]
+        said = subprocess.run(linted, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+        commands = [line for line in said.splitlines() if line.startswith(("ruff ", "yamllint "))]
+        assert len(commands) == 2
+        env = os.environ | {"PATH": f"{PROJECT / '.venv/bin'}:{os.environ['PATH']}"}
+        return [
+            line
+            for line in commands
+            if subprocess.run(["sh", "-c", line], cwd=tmp_path, env=env, check=False).returncode
+        ]
+
+    assert failing() == []
+    write(tmp_path / "roles/airflow/tasks/messy.yml", "a:   [1,2 ]\n")
+    write(tmp_path / "bin/messy.py", "import os,sys\n")
+    assert len(failing()) == 2, "what is this project's is looked at"
+    (tmp_path / "roles/airflow/tasks/messy.yml").unlink()
+    (tmp_path / "bin/messy.py").unlink()
+    write(tmp_path / "dags/ruff.toml", 'select = ["E401"]\n')
+    (command,) = failing()
+    assert command.startswith("ruff "), "a team that has rules is held to them"
+
+
 def test_a_running_deploy_is_never_cancelled() -> None:
     for deploy in (JOBS["deploy/deploy"], JOBS["project_deploy/deploy"]):
         assert deploy["concurrency"] == {"group": "deploy-${{ inputs.environment }}", "cancel-in-progress": False}

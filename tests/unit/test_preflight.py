@@ -195,6 +195,14 @@ BAD_INPUT = {
         {"airflow_heartbeat_timeout": 0},
         "airflow_heartbeat_timeout is '0': it must be a number of seconds",
     ),
+    "no time for a file": (
+        {"airflow_gate_file_timeout": -1},
+        "airflow_gate_file_timeout is '-1': it must be a number of seconds below 1000, or 0 for as long as Airflow",
+    ),
+    "file to be warned of, by another path": (
+        {"airflow_gate_warn": ["imports/*.py", "dags/asks.py", "/srv/dags/asks.py"]},
+        "airflow_gate_warn holds dags/asks.py, /srv/dags/asks.py: each must be a path below the DAGs folder",
+    ),
     "no tasks": ({"airflow_parallelism": 0}, "airflow_parallelism is '0': it must be 1 or more"),
     "no memory": ({"airflow_memory_mb": 0}, "airflow_memory_mb is '0': it must be 500 or more"),
     "no memory for the webserver": ({"airflow_webserver_memory_mb": 0}, "airflow_webserver_memory_mb is 0: it must be"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 sys.path.append(str(Path(__file__).parents[2] / "bin"))
-from project import ProjectError, find
+from project import PROMISES, ProjectError, find
 
 BIN = Path(__file__).parents[2] / "bin"
 HERE = '[dependency-groups]\nairflow = []\n[tool.lvao]\nproject = "."\n'
@@ -76,9 +76,40 @@ def test_it_may_be_another_checkout(here: Path, platform: Path, by: str, monkeyp
             HERE.replace('project = "."', "release-folders = ['x']"),
             "x is not there: release-folders in [tool.lvao] must",
         ),
+        (f"{HERE}checks = 1", "has 1 as checks in [tool.lvao], which must be a table: [tool.lvao.checks]."),
+        (
+            f"{HERE}[tool.lvao.checks]\nowner = 1",
+            "has 1 as owner in [tool.lvao.checks], which must be error, warning or",
+        ),
+        (
+            f"{HERE}[tool.lvao.checks]\nowners = 'off'",
+            "has owners in [tool.lvao.checks], which may hold imports, tasks,",
+        ),
+        (
+            f"{HERE}[tool.lvao.checks]\nwarn = 'a.py'",
+            "has 'a.py' as warn in [tool.lvao.checks], which must be a list of",
+        ),
+        (f"{HERE}test-postgresql = true", "has True as test-postgresql in [tool.lvao], which must be the name of the"),
+        (f"{HERE}python = 3.12", "has 3.12 as python in [tool.lvao], which must be a text such as"),
         (HERE.replace("project", "folder"), "has folder in [tool.lvao], which may hold group, test-group, dags,"),
     ],
-    ids=["no file", "no TOML", "no group", "no DAGs", "no text", "no list", "no table", "no folder", "a slip"],
+    ids=[
+        "no file",
+        "no TOML",
+        "no group",
+        "no DAGs",
+        "no text",
+        "no list",
+        "no table",
+        "no folder",
+        "no table of checks",
+        "an odd check",
+        "a check that is none",
+        "one file",
+        "no name",
+        "a number",
+        "a slip",
+    ],
 )
 def test_one_that_cannot_be_used_is_refused(here: Path, tmp_path: Path, content: str | None, message: str) -> None:
     folder = tmp_path / "empty"
@@ -128,6 +159,19 @@ def test_a_command_runs_as_on_a_host(platform: Path) -> None:
         )
         assert ended.returncode > 0
         assert ended.stderr.startswith(fault)
+
+
+def test_what_dags_have_to_have_is_its_own_choice(here: Path) -> None:
+    assert find(here).checks.promises["imports"] == "error"
+    assert find(here).checks.promises["owner"] == "warning"
+    (here / "pyproject.toml").write_text(
+        f"{HERE}test-postgresql = 'DATABASE_URL'\n"
+        "[tool.lvao.checks]\nowner = 'off'\ntags = 'error'\nwarn = ['asks/*']\n"
+    )
+    project = find(here)
+    assert project.test_postgresql == "DATABASE_URL"
+    assert project.checks.promises == PROMISES | {"owner": "off", "tags": "error"}
+    assert project.checks.warn == ("asks/*",)
 
 
 def test_the_command_says_what_is_wrong() -> None:

@@ -10,8 +10,9 @@ import sys
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
 from types import ModuleType
@@ -41,6 +42,11 @@ BUNDLE = "dags-folder"
 LARGEST_INTEGER = 2**31 - 1
 # One for each 2 GiB of the host's memory, of which the command that runs them may take a quarter.
 PROCESSES = max(1, min(os.cpu_count() or 1, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**31))
+# On a busy host, a file may take as many times as long as it is given, most of it waiting for a processor.
+PATIENCE = 4
+# Where so many files in a row take too long alone as well, the host is not the cause, and the rest is not tried again.
+HOPELESS = 3
+REFUSED = "the database does not take the DAG"
 
 
 class Answers:
@@ -126,10 +132,14 @@ class Outcome:
     Attributes:
         dags: the ids of its DAGs.
         errors: where each error is, as `dags/orders.py:12`, and what it says.
+        is_late: whether it has taken too long.
+        notes: what else a Visit has seen, as JSON takes it.
     """
 
     dags: list[str] = field(default_factory=list)
     errors: list[tuple[str, str]] = field(default_factory=list)
+    is_late: bool = False
+    notes: list = field(default_factory=list)
 
 
 def explain(file: str, error: str, dags: Path) -> tuple[str, str]:
@@ -184,17 +194,45 @@ def texts(value: object) -> Iterator[str]:
 def parse(file: str, dags: Path) -> Outcome:
     """Import a DAG file in this process, and serialize its DAGs."""
     request = DagFileParseRequest(file=file, bundle_path=dags, bundle_name=BUNDLE)
-    name = str(Path(file).relative_to(dags))
     try:
         result = _parse_file(request, structlog.get_logger())
-        ids, errors = [dag.dag_id for dag in result.serialized_dags], dict(result.import_errors or {})
-        for dag in result.serialized_dags:
-            for refusal in refusals(dag):
-                errors.setdefault(name, f"the database does not take the DAG {dag.dag_id}: {refusal}")
     except BaseException:
-        ids, errors = [], {name: traceback.format_exc()}
-    explained = [explain(os.path.relpath(dags / path, dags), error, dags) for path, error in errors.items()]
-    return Outcome(ids, [(place, redact(message)) for place, message in explained])
+        return outcome_of(file, dags, [], {file: traceback.format_exc()})
+    return outcome_of(file, dags, result.serialized_dags, result.import_errors or {})
+
+
+def outcome_of(
+    file: str, dags: Path, serialized: list[LazyDeserializedDAG], import_errors: Mapping[str, str]
+) -> Outcome:
+    """Say what the import of a file came to.
+
+    Args:
+        file: its path.
+        dags: the DAGs folder.
+        serialized: its DAGs.
+        import_errors: tracebacks or messages, by the path of the file that they are of.
+    """
+    errors = {os.path.relpath(dags / path, dags): error for path, error in import_errors.items()}
+    for dag in serialized:
+        try:
+            for refusal in refusals(dag):
+                errors.setdefault(os.path.relpath(file, dags), f"{REFUSED} {dag.dag_id}: {refusal}")
+        except Exception:
+            errors[os.path.relpath(file, dags)] = traceback.format_exc()
+    explained = [explain(path, error, dags) for path, error in errors.items()]
+    return Outcome([dag.dag_id for dag in serialized], [(place, redact(message)) for place, message in explained])
+
+
+class Visit:
+    """How a process imports DAG files: here, as the DAG processor does."""
+
+    def prepare(self) -> object:
+        """Give what answers the DAG files, before they are kept from the database."""
+        return Answers(create_engine(settings.SQL_ALCHEMY_CONN, poolclass=NullPool))
+
+    def parse(self, file: str, dags: Path) -> Outcome:
+        """Import a file."""
+        return parse(file, dags)
 
 
 def places(module: object) -> list[str]:
@@ -230,7 +268,7 @@ class State:
         self.modules |= new.keys() - own
 
 
-def work(connection: Connection, dags: Path) -> NoReturn:
+def work(connection: Connection, dags: Path, visit: Visit) -> NoReturn:
     """Import the DAG files that are named on a connection, one after another, and answer with their outcomes."""
     # Output of DAG files is nobody's, and a question to a terminal has no answer.
     null = os.open(os.devnull, os.O_RDWR)
@@ -241,9 +279,9 @@ def work(connection: Connection, dags: Path) -> NoReturn:
     # By its default, a traceback ends before it comes to the DAGs folder.
     os.environ["AIRFLOW__CORE__DAGBAG_IMPORT_ERROR_TRACEBACKS"] = "true"
     os.environ["AIRFLOW__CORE__DAGBAG_IMPORT_ERROR_TRACEBACK_DEPTH"] = "10000"
-    engine = create_engine(settings.SQL_ALCHEMY_CONN, poolclass=NullPool)
+    answers = visit.prepare()
     block_orm_access()
-    task_runner.SUPERVISOR_COMMS = Answers(engine)
+    task_runner.SUPERVISOR_COMMS = answers
     # The time limit is kept from outside: a signal does not end everything.
     settings.get_dagbag_import_timeout = lambda _: 0
     state = State(dags)
@@ -252,19 +290,20 @@ def work(connection: Connection, dags: Path) -> NoReturn:
             file = os.fsdecode(connection.recv_bytes())
         except EOFError:
             os._exit(0)
-        outcome = parse(file, dags)
-        connection.send_bytes(json.dumps([outcome.dags, outcome.errors]).encode())
+        outcome = visit.parse(file, dags)
+        connection.send_bytes(json.dumps([outcome.dags, outcome.errors, outcome.notes]).encode())
         state.restore()
 
 
 class Worker:
     """A process that imports DAG files, one after another."""
 
-    def __init__(self, dags: Path) -> None:
+    def __init__(self, dags: Path, visit: Visit) -> None:
         """Start it.
 
         Args:
             dags: the DAGs folder.
+            visit: how it imports.
         """
         self.is_fresh = True
         self.connection, theirs = Pipe()
@@ -274,25 +313,31 @@ class Worker:
                 # A group of its own, so that what a DAG file starts ends with it.
                 os.setsid()
                 self.connection.close()
-                work(theirs, dags)
+                work(theirs, dags, visit)
             finally:
                 os._exit(1)
         theirs.close()
 
     def begin(self, file: str, seconds: float) -> None:
         """Have it import a file within a time limit."""
-        self.file, self.seconds, self.deadline = file, seconds, time.monotonic() + seconds
+        self.file, self.seconds, self.began, self.queued = file, seconds, time.monotonic(), waited(self.process)
         # If it has ended meanwhile, there will be no outcome either.
         with contextlib.suppress(OSError):
             self.connection.send_bytes(os.fsencode(file))
 
+    def remaining(self) -> float:
+        """Tell how many seconds are left of its limit: waiting for a processor does not count, within PATIENCE."""
+        elapsed = time.monotonic() - self.began
+        queued = max(waited(self.process) - self.queued, 0)
+        return min(self.seconds + queued, PATIENCE * self.seconds) - elapsed
+
     def outcome(self) -> Outcome | None:
         """Receive the outcome of the file, or None if the process has ended."""
         try:
-            dags, errors = json.loads(self.connection.recv_bytes())
+            dags, errors, notes = json.loads(self.connection.recv_bytes())
         except (EOFError, OSError):
             return None
-        return Outcome(dags, [(place, message) for place, message in errors])
+        return Outcome(dags, [(place, message) for place, message in errors], notes=notes)
 
     def end(self) -> int:
         """Kill it, with what it has started.
@@ -309,6 +354,14 @@ class Worker:
         return os.waitstatus_to_exitcode(os.waitpid(self.process, 0)[1])
 
 
+def waited(process: int) -> float:
+    """Tell for how many seconds a process has waited for a processor that others had; 0 if the kernel does not."""
+    try:
+        return int(Path(f"/proc/{process}/schedstat").read_text().split()[1]) / 10**9
+    except (OSError, IndexError):
+        return 0
+
+
 def time_limit(file: str) -> float:
     """Tell how many seconds Airflow gives a DAG file."""
     seconds = settings.get_dagbag_import_timeout(file)
@@ -316,13 +369,38 @@ def time_limit(file: str) -> float:
     return seconds if seconds > 0 else conf.getfloat("dag_processor", "dag_file_processor_timeout")
 
 
-def import_files(files: list[str], dags: Path, limit: Callable[[str], float] = time_limit) -> dict[str, Outcome]:
-    """Import DAG files in processes of their own, as many as there are processors.
+def import_files(
+    files: list[str], dags: Path, limit: Callable[[str], float] = time_limit, visit: Visit | None = None
+) -> dict[str, Outcome]:
+    """Import DAG files in processes of their own, and those that take too long once more, alone.
 
     Args:
         files: their paths.
         dags: the DAGs folder, which holds them.
         limit: tells how many seconds a file may take.
+        visit: how they are imported, if not as the DAG processor does.
+
+    Returns:
+        the outcome of each file.
+    """
+    visit = visit or Visit()
+    outcomes = import_together(files, dags, limit, visit)
+    in_vain = 0
+    for file in [file for file, outcome in outcomes.items() if outcome.is_late]:
+        if in_vain < HOPELESS:
+            outcomes |= import_together([file], dags, limit, visit)
+            in_vain = in_vain + 1 if outcomes[file].is_late else 0
+    return outcomes
+
+
+def import_together(files: list[str], dags: Path, limit: Callable[[str], float], visit: Visit) -> dict[str, Outcome]:
+    """Import DAG files in processes of their own, as many at a time as there are processors.
+
+    Args:
+        files: their paths.
+        dags: the DAGs folder, which holds them.
+        limit: tells how many seconds a file may take.
+        visit: how they are imported.
 
     Returns:
         the outcome of each file.
@@ -349,10 +427,10 @@ def import_files(files: list[str], dags: Path, limit: Callable[[str], float] = t
                 file, needs_fresh = waiting.popleft()
                 if needs_fresh and idle:
                     idle.pop().end()
-                worker = idle.pop() if idle and not needs_fresh else Worker(dags)
+                worker = idle.pop() if idle and not needs_fresh else Worker(dags, visit)
                 busy[worker.connection] = worker
                 worker.begin(file, limit(file))
-            remaining = min(worker.deadline for worker in busy.values()) - time.monotonic()
+            remaining = min(worker.remaining() for worker in busy.values())
             for connection in wait([*busy], max(remaining, 0)):
                 worker = busy.pop(connection)
                 if outcome := worker.outcome():
@@ -360,10 +438,10 @@ def import_files(files: list[str], dags: Path, limit: Callable[[str], float] = t
                 else:
                     outcome = Outcome(errors=[(place_of(worker.file, dags), ended(worker.end()))])
                 settle(worker, outcome)
-            for worker in [worker for worker in busy.values() if worker.deadline <= time.monotonic()]:
+            for worker in [worker for worker in busy.values() if worker.remaining() <= 0]:
                 busy.pop(worker.connection).end()
                 message = f"not imported within {worker.seconds:g} s"
-                outcomes[worker.file] = Outcome(errors=[(place_of(worker.file, dags), message)])
+                outcomes[worker.file] = Outcome(errors=[(place_of(worker.file, dags), message)], is_late=True)
     finally:
         for worker in [*idle, *busy.values()]:
             worker.end()
@@ -413,25 +491,97 @@ def faults_of(outcomes: Mapping[str, Outcome], dags: Path, line: Callable[[str],
     return sorted(faults)
 
 
-def check(dags: Path, line: Callable[[str], str], seconds: float | None = None) -> tuple[dict[str, int], list[str]]:
+def split(
+    outcomes: Mapping[str, Outcome], may_pass: Callable[[str, str], bool]
+) -> tuple[dict[str, Outcome], dict[str, Outcome]]:
+    """Part the errors that refuse a release from those that it is warned of.
+
+    Args:
+        outcomes: of each file.
+        may_pass: tells whether an error of a file is for a warning, by the file's path and the error's message.
+
+    Returns:
+        the outcomes with the errors that refuse, and those with the others.
+    """
+    refused, warned = {}, {}
+    for file, outcome in outcomes.items():
+        passing = [error for error in outcome.errors if may_pass(file, error[1])]
+        refused[file] = Outcome(outcome.dags, [error for error in outcome.errors if error not in passing])
+        warned[file] = Outcome(errors=passing)
+    return refused, warned
+
+
+@dataclass
+class Result:
+    """What a check of DAG files has found.
+
+    Attributes:
+        facts: the numbers of DAGs and of DAG files.
+        faults: what refuses the release, a line each.
+        warnings: what does not, a line each.
+        others: those of the faults that are about more than the import of a file.
+        failing: by the path in the DAGs folder, of each file whose import refuses the release, each place and message.
+    """
+
+    facts: dict[str, int] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
+    failing: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+
+
+def find(dags: Path) -> tuple[list[str], list[str]]:
+    """Find the DAG files of a folder.
+
+    Returns:
+        their paths, and those of files that may not be read, which Airflow passes over in silence.
+    """
+    safe_mode = conf.getboolean("core", "dag_discovery_safe_mode")
+    found = sorted(list_py_file_paths(dags, safe_mode=False))
+    unreadable = [file for file in found if not os.access(file, os.R_OK)]
+    return [file for file in found if file not in unreadable and might_contain_dag(file, safe_mode)], unreadable
+
+
+def check(dags: Path, line: Callable[[str], str], seconds: float | None = None, warn: Collection[str] = ()) -> Result:
     """Check every DAG file of a folder.
 
     Args:
         dags: the folder; it is Airflow's DAGs folder, too.
         line: makes a line of a message.
         seconds: how long a file may take, if it is not to be as long as Airflow gives it.
+        warn: shell patterns of the paths, in the folder, of files whose errors are warnings.
 
     Returns:
-        the numbers of DAGs and of DAG files, and the faults.
+        what it has found.
     """
     if not dags.is_dir():
-        return {}, ["dags: there is no such folder"]
-    safe_mode = conf.getboolean("core", "dag_discovery_safe_mode")
-    found = sorted(list_py_file_paths(dags, safe_mode=False))
-    # Airflow passes over in silence what it cannot read.
-    unreadable = [file for file in found if not os.access(file, os.R_OK)]
-    files = [file for file in found if file not in unreadable and might_contain_dag(file, safe_mode)]
+        missing = ["dags: there is no such folder"]
+        return Result(faults=missing, others=missing)
+    files, unreadable = find(dags)
     outcomes = import_files(files, dags, (lambda _: seconds) if seconds else time_limit)
-    faults = [f"{place_of(file, dags)}: may not be read by Airflow's user" for file in unreadable]
-    number = sum(len(outcome.dags) for outcome in outcomes.values())
-    return {"dags": number, "files": len(files)}, faults + faults_of(outcomes, dags, line)
+
+    def may_pass(file: str, message: str) -> bool:
+        # What the database does not take would end the DAG processor, and all other DAGs with it.
+        name = str(Path(file).relative_to(dags))
+        return not message.startswith(REFUSED) and any(fnmatchcase(name, pattern) for pattern in warn)
+
+    refused, warned = split(outcomes, may_pass)
+    names = [str(Path(file).relative_to(dags)) for file in files]
+    idle = [
+        f"airflow_gate_warn has {pattern}, which matches no DAG file"
+        for pattern in warn
+        if not any(fnmatchcase(name, pattern) for name in names)
+    ]
+    closed = [f"{place_of(file, dags)}: may not be read by Airflow's user" for file in unreadable]
+    imported = {file: Outcome(outcome.dags) for file, outcome in refused.items()}
+    return Result(
+        facts={"dags": sum(len(outcome.dags) for outcome in outcomes.values()), "files": len(files)},
+        faults=closed + faults_of(refused, dags, line),
+        warnings=faults_of(warned, dags, line) + idle,
+        others=closed + faults_of(imported, dags, line),
+        failing={
+            str(Path(file).relative_to(dags)): [(place, line(message)) for place, message in outcome.errors]
+            for file, outcome in refused.items()
+            if outcome.errors
+        },
+    )
