@@ -53,7 +53,8 @@ def test_the_environment_has_the_projects_values_and_no_settings_of_the_callers(
         "AIRFLOW_VAR_SHOP": "1",
         "DATABASE_URL": "postgres://a:b=c@host/d # taken as it is",
         "EMPTY": "",
-        "PATH": "/bin",
+        "LVAO_RELEASE": str(project.folder),
+        "PATH": f"{PROJECT}/.venv-airflow/bin:/bin",
         "PYTHONPATH": f"{project.dags}:/lib",
     }
     assert env["AIRFLOW__CORE__DAGS_FOLDER"] == str(project.dags)
