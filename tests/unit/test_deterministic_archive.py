@@ -231,8 +231,18 @@ def test_what_cannot_be_read_is_refused(pack: Callable, tmp_path: Path) -> None:
         pack((tmp_path, "dags"))
 
 
-def test_another_list_of_modules_has_another_time(pack: Callable, tmp_path: Path) -> None:
-    """A process that has looked into the folder of the release before finds the new module."""
-    times = [member(pack((write(tmp_path, name), "scripts")), "scripts").mtime for name in ("a.py", "b.py", "b.py")]
-    assert times[0] != times[1] == times[2]
-    assert max(times) < 2**28
+def test_a_process_finds_a_new_module_of_the_next_release(pack: Callable, tmp_path: Path) -> None:
+    """It has looked into the folder of the release before, by the same path."""
+    for release, module in (("one", "old"), ("two", "new")):
+        content = pack((write(tmp_path / f"source/{release}", f"{module}.py"), "scripts"))
+        with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+            assert archive.getmember("scripts").mtime < 2**28
+            archive.extractall(tmp_path / release, filter="tar")
+        (tmp_path / f"{release}/scripts/{module}.py").write_text("")
+        os.utime(tmp_path / f"{release}/scripts", (0, member(content, "scripts").mtime))
+    (tmp_path / "current").symlink_to("one")
+    code = (
+        "import os, sys; sys.path.insert(0, 'current/scripts'); import old\n"
+        "os.unlink('current'); os.symlink('two', 'current'); import new"
+    )
+    subprocess.run([sys.executable, "-B", "-c", code], cwd=tmp_path, check=True)
