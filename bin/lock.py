@@ -322,12 +322,19 @@ def compare(made: dict[Path, Path]) -> bool:
     return same
 
 
-def write_settings(airflow: Path, settings: Path) -> None:
-    """Renew the names of Airflow's settings, which come from the installed lock.
+def settings_file(project: Project) -> Path:
+    """Say where the names of Airflow's settings are, of the providers that a project locks."""
+    return SETTINGS if project.folder == HERE else project.requirements / "airflow-settings.yml"
+
+
+def settings_of(airflow: Path) -> str:
+    """Ask an installed Airflow for the names of its settings.
 
     Args:
         airflow: The Python that has it.
-        settings: The file, which stays as it is if they cannot be read.
+
+    Returns:
+        The content of their file.
 
     Raises:
         LockError: They cannot be read.
@@ -335,8 +342,7 @@ def write_settings(airflow: Path, settings: Path) -> None:
     ended = subprocess.run([airflow, HERE / "bin/airflow-settings"], capture_output=True, text=True, check=False)
     if ended.returncode:
         raise LockError(f"The settings of the locked Airflow cannot be read:\n{ended.stderr.strip()}")
-    if not settings.exists() or settings.read_text() != ended.stdout:
-        settings.write_text(ended.stdout)
+    return ended.stdout
 
 
 def main() -> int:
@@ -346,14 +352,21 @@ def main() -> int:
     parser.add_argument(
         "--check", action="store_true", help="only say whether the locks are what pyproject.toml asks for"
     )
-    parser.add_argument("--settings", action="store_true", help="only renew the names of Airflow's settings")
+    parser.add_argument(
+        "--settings", action="store_true", help="only renew, or compare, the names of Airflow's settings"
+    )
     arguments = parser.parse_args()
     os.environ.pop("UV_PYTHON", None)
     try:
-        if arguments.settings:
-            write_settings(HERE / ".venv-airflow/bin/python", SETTINGS)
-            return 0
         project = find()
+        if arguments.settings:
+            file, content = settings_file(project), settings_of(HERE / ".venv-airflow/bin/python")
+            if file.exists() and file.read_text() == content:
+                return 0
+            if arguments.check:
+                raise LockError(f"The locked Airflow has other settings than {file}: run 'make lock'.")
+            file.write_text(content)
+            return 0
         with tempfile.TemporaryDirectory(prefix="lvao-lock-") as work:
             made = make(project, Path(work), arguments.upgrade, arguments.check)
             if arguments.check:
