@@ -31,6 +31,7 @@ from lockfile import (
     oldest,
     parse,
     pythons,
+    reachable,
     table,
     with_paths,
 )
@@ -132,6 +133,21 @@ def kept(locks: list[Path]) -> list[str]:
     return [part for name in names for part in ("--exclude-newer-package", f"{name}=false")]
 
 
+def direct_names(folder: Path, group: str) -> set[str]:
+    """Name the packages that a dependency group asks for itself.
+
+    Args:
+        folder: Where its `pyproject.toml` is.
+        group: Its name.
+
+    Returns:
+        The names, with those of the groups that it includes.
+    """
+    groups = table(folder).get("dependency-groups", {})
+    items = [item for name in reachable(groups, group) for item in groups.get(name) or [] if isinstance(item, str)]
+    return {canonicalize_name(re.match(r"[\w.-]*", item)[0]) for item in items}
+
+
 def no_wheel(group: Group, said: str) -> str | None:
     """Explain that a package has no wheel.
 
@@ -151,7 +167,8 @@ def no_wheel(group: Group, said: str) -> str | None:
         # Of a version, of a range and of an extra uv says the same.
         wanting = re.findall(rf"([\w.-]+)(?:\[[\w,.-]*\])?\S* depends? on {re.escape(name)}(?![\w-])", flat)
         direct = re.search(rf"(?:you require|depends? on) {re.escape(name)}(?![\w-])", flat) and not wanting
-        named = ", ".join(f"{one} in {folder}/pyproject.toml" for folder, one in group.names)
+        owners = [(folder, one) for folder, one in group.names if name in direct_names(folder, one)] or group.names
+        named = ", ".join(f"{one} in {folder}/pyproject.toml" for folder, one in owners)
         who = ", ".join(sorted(set(wanting))) or (f"the group {named}" if direct else f"a package of the group {named}")
         lines.append(f"{name} has no wheel that hosts could install, and hosts build nothing. It is wanted by {who}.")
     quoted = ", ".join(
