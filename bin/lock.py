@@ -31,6 +31,7 @@ from lockfile import (
     oldest,
     parse,
     pythons,
+    reachable,
     table,
     with_paths,
 )
@@ -132,6 +133,21 @@ def kept(locks: list[Path]) -> list[str]:
     return [part for name in names for part in ("--exclude-newer-package", f"{name}=false")]
 
 
+def direct_names(folder: Path, group: str) -> set[str]:
+    """Name the packages that a dependency group asks for itself.
+
+    Args:
+        folder: Where its `pyproject.toml` is.
+        group: Its name.
+
+    Returns:
+        The names, with those of the groups that it includes.
+    """
+    groups = table(folder).get("dependency-groups", {})
+    items = [item for name in reachable(groups, group) for item in groups.get(name) or [] if isinstance(item, str)]
+    return {canonicalize_name(re.match(r"[\w.-]*", item)[0]) for item in items}
+
+
 def no_wheel(group: Group, said: str) -> str | None:
     """Explain that a package has no wheel.
 
@@ -151,7 +167,8 @@ def no_wheel(group: Group, said: str) -> str | None:
         # Of a version, of a range and of an extra uv says the same.
         wanting = re.findall(rf"([\w.-]+)(?:\[[\w,.-]*\])?\S* depends? on {re.escape(name)}(?![\w-])", flat)
         direct = re.search(rf"(?:you require|depends? on) {re.escape(name)}(?![\w-])", flat) and not wanting
-        named = ", ".join(f"{one} in {folder}/pyproject.toml" for folder, one in group.names)
+        owners = [(folder, one) for folder, one in group.names if name in direct_names(folder, one)] or group.names
+        named = ", ".join(f"{one} in {folder}/pyproject.toml" for folder, one in owners)
         who = ", ".join(sorted(set(wanting))) or (f"the group {named}" if direct else f"a package of the group {named}")
         lines.append(f"{name} has no wheel that hosts could install, and hosts build nothing. It is wanted by {who}.")
     quoted = ", ".join(
@@ -322,12 +339,19 @@ def compare(made: dict[Path, Path]) -> bool:
     return same
 
 
-def write_settings(airflow: Path, settings: Path) -> None:
-    """Renew the names of Airflow's settings, which come from the installed lock.
+def settings_file(project: Project) -> Path:
+    """Say where the names of Airflow's settings are, of the providers that a project locks."""
+    return SETTINGS if project.folder == HERE else project.requirements / "airflow-settings.yml"
+
+
+def settings_of(airflow: Path) -> str:
+    """Ask an installed Airflow for the names of its settings.
 
     Args:
         airflow: The Python that has it.
-        settings: The file, which stays as it is if they cannot be read.
+
+    Returns:
+        The content of their file.
 
     Raises:
         LockError: They cannot be read.
@@ -335,8 +359,7 @@ def write_settings(airflow: Path, settings: Path) -> None:
     ended = subprocess.run([airflow, HERE / "bin/airflow-settings"], capture_output=True, text=True, check=False)
     if ended.returncode:
         raise LockError(f"The settings of the locked Airflow cannot be read:\n{ended.stderr.strip()}")
-    if not settings.exists() or settings.read_text() != ended.stdout:
-        settings.write_text(ended.stdout)
+    return ended.stdout
 
 
 def main() -> int:
@@ -346,14 +369,21 @@ def main() -> int:
     parser.add_argument(
         "--check", action="store_true", help="only say whether the locks are what pyproject.toml asks for"
     )
-    parser.add_argument("--settings", action="store_true", help="only renew the names of Airflow's settings")
+    parser.add_argument(
+        "--settings", action="store_true", help="only renew, or compare, the names of Airflow's settings"
+    )
     arguments = parser.parse_args()
     os.environ.pop("UV_PYTHON", None)
     try:
-        if arguments.settings:
-            write_settings(HERE / ".venv-airflow/bin/python", SETTINGS)
-            return 0
         project = find()
+        if arguments.settings:
+            file, content = settings_file(project), settings_of(HERE / ".venv-airflow/bin/python")
+            if file.exists() and file.read_text() == content:
+                return 0
+            if arguments.check:
+                raise LockError(f"The locked Airflow has other settings than {file}: run 'make lock'.")
+            file.write_text(content)
+            return 0
         with tempfile.TemporaryDirectory(prefix="lvao-lock-") as work:
             made = make(project, Path(work), arguments.upgrade, arguments.check)
             if arguments.check:

@@ -240,7 +240,7 @@ def find_python(specifier: str, *, download: bool = False) -> str | None:
     Returns:
         Its path; nothing if there is none.
     """
-    command = [UV, "python", "find", "--quiet", "--no-project", "--system", specifier]
+    command = [UV, "python", "find", "--no-project", "--system", specifier]
     # What the user names goes first, if it fits.
     if named := os.environ.get("UV_PYTHON"):
         asked = subprocess.run([*command[:-1], named], capture_output=True, text=True, check=False)
@@ -250,7 +250,7 @@ def find_python(specifier: str, *, download: bool = False) -> str | None:
     known["UV_PYTHON_DOWNLOADS"] = "never"
     found = subprocess.run(command, env=known, capture_output=True, text=True, check=False)
     if found.returncode and download:
-        install = [UV, "python", "install", "--quiet", "--no-bin", specifier]
+        install = [UV, "python", "install", "--no-bin", specifier]
         tried = subprocess.run(install, env=os.environ, capture_output=True, text=True, check=False)
         if tried.returncode:
             raise LockError(
@@ -394,19 +394,23 @@ def run_uv(*arguments: str | Path) -> None:
 
 
 def main() -> int:
-    """Describe what a host installs, or install it on this machine."""
+    """Describe what a host installs, print what comes from the index, or install it on this machine."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     told = commands.add_parser("describe", help="say as JSON what a host installs")
     told.add_argument("lock", type=Path)
     told.add_argument("--python", required=True, help="the host's Python, such as 3.13.5")
     told.add_argument("--wheels", default="", help="the host's folder of wheels: build those that are missing")
+    told = commands.add_parser("indexed", help="print what a lock takes from the index")
+    told.add_argument("lock", type=Path)
     installed = commands.add_parser("install", help="install the project's lock on this machine")
     installed.add_argument("folder", type=Path)
     arguments = parser.parse_args()
     try:
         if arguments.command == "describe":
             print(json.dumps(describe(arguments.lock.resolve(), arguments.python, arguments.wheels)))
+        elif arguments.command == "indexed":
+            print(*(one.text for one in parse(read(arguments.lock)) if not one.source), sep="\n")
         elif install(arguments.folder, project := find()):
             print(f"setup: installed {project.requirements} in {arguments.folder}")
     except (LockError, ProjectError) as error:

@@ -44,9 +44,14 @@ def database() -> Iterator[str]:
 def audit(folder: Path, database: str, ignored: str) -> subprocess.CompletedProcess[str]:
     """Audit the locked packages, with some vulnerabilities passed over."""
     (folder / "bin").mkdir()
-    shutil.copy(PROJECT / "bin/audit", folder / "bin")
+    for program in ("audit", "project.py", "packages.py", "lockfile.py"):
+        shutil.copy(PROJECT / "bin" / program, folder / "bin")
+    shutil.copy(PROJECT / "pyproject.toml", folder)
+    (folder / "dags").mkdir()
     shutil.copytree(PROJECT / "requirements", folder / "requirements")
     (folder / "requirements/ignored").write_text(ignored)
+    with (folder / "requirements/airflow.txt").open("a") as lock:
+        lock.write("app @ ./app\nother @ git+https://git.lvao.test/other@0123456\n")  # no database knows these
     return subprocess.run(
         [folder / "bin/audit", "--vulnerability-service", "osv", "--osv-url", database, "--aliases", "off"],
         env=os.environ | {"PIP_AUDIT_CACHE_DIR": str(folder)},

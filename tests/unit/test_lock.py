@@ -149,7 +149,9 @@ def test_a_project_elsewhere_has_its_own_lock_with_airflow_in_it(here: Path, ind
     assert checked.stderr.endswith("lock-check: pyproject.toml has changed: run 'make lock'\n")
 
 
-@pytest.mark.parametrize(("wanted", "who"), [("wheelless", "the group airflow in "), ("wanting", "wanting.\n")])
+@pytest.mark.parametrize(
+    ("wanted", "who"), [("wheelless", "the group airflow in {platform}/pyproject.toml.\n"), ("wanting", "wanting.\n")]
+)
 def test_a_package_without_a_wheel_is_named_with_who_wants_it(
     here: Path, index: Index, platform: Path, wanted: str, who: str
 ) -> None:
@@ -159,10 +161,8 @@ def test_a_package_without_a_wheel_is_named_with_who_wants_it(
     before = (platform / "requirements/airflow.txt").read_text()
     ended = lock(here, index, platform)
     assert ended.returncode == 1
-    assert (
-        f"wheelless has no wheel that hosts could install, and hosts build nothing. It is wanted by {who}"
-        in ended.stderr
-    )
+    wanted_by = f"It is wanted by {who.format(platform=platform)}"
+    assert f"wheelless has no wheel that hosts could install, and hosts build nothing. {wanted_by}" in ended.stderr
     assert f'build = ["wheelless"] in [tool.lvao] of {platform}/pyproject.toml.' in ended.stderr
     assert (platform / "requirements/airflow.txt").read_text() == before
 
@@ -258,6 +258,36 @@ def test_a_build_that_fails_is_shown(here: Path, index: Index, platform: Path) -
     assert f"webapp cannot be built from {platform}/webapp for Python 3.11" in ended.stderr
     assert "no compiler" in ended.stderr
     assert not (platform / "requirements/airflow.txt").exists()
+
+
+def test_an_environment_stays_while_its_lock_cannot_be_installed(here: Path, index: Index, platform: Path) -> None:
+    package_index.source(platform / "webapp", "webapp")
+    ask(platform, "wheelless", "webapp", build=("wheelless", "webapp"), sources='webapp = {path = "webapp"}')
+    assert lock(here, index, platform).returncode == 0
+    install = [here / "bin/packages.py", "install", here / "environment"]
+    ended = run(here, index, *install, project=platform)
+    assert ended.stdout == f"setup: installed {platform}/requirements in {here}/environment\n", ended.stderr
+    assert run(here, index, *install, project=platform).stdout == ""
+    locked = platform / "requirements/airflow.txt"
+    locked.write_text(f"{locked.read_text()}lost==1.0 \\\n    --hash=sha256:{'0' * 64}\n")
+    failed = run(here, index, *install, project=platform)
+    assert failed.returncode == 1
+    assert failed.stderr.startswith("setup: uv pip sync fails:\n")
+    imported = run(here, index, here / "environment/bin/python", "-c", "import added, kept, webapp, wheelless")
+    assert imported.returncode == 0, imported.stderr
+
+
+def test_a_project_elsewhere_keeps_the_settings_of_its_providers(here: Path, index: Index, platform: Path) -> None:
+    ask(platform, "kept")
+    (platform / "requirements").mkdir()
+    (here / ".venv-airflow/bin/python").unlink()
+    (here / ".venv-airflow/bin/python").symlink_to("/bin/echo")
+    checked = lock(here, index, platform, "--settings", "--check")
+    settings = platform / "requirements/airflow-settings.yml"
+    assert checked.stderr == f"lock: The locked Airflow has other settings than {settings}: run 'make lock'.\n"
+    assert lock(here, index, platform, "--settings").returncode == 0
+    assert settings.read_text() == f"{here}/bin/airflow-settings\n"
+    assert lock(here, index, platform, "--settings", "--check").returncode == 0
 
 
 def test_a_lock_that_is_older_than_the_project_is_refused(here: Path, index: Index, platform: Path) -> None:
