@@ -234,6 +234,22 @@ BAD_INPUT = {
         {"airflow_home": "/home/airflow"},
         "airflow_home is '/home/airflow': it must be the path",
     ),
+    "folder of the system": (
+        {"airflow_work_directories": [{"path": "/srv/lvao"}, {"path": "/etc/lvao"}]},
+        "airflow_work_directories holds '/etc/lvao': it must be the path of a folder of its own, such as /srv/lvao",
+    ),
+    "folder that everybody writes to": (
+        {"airflow_work_directories": [{"path": "/srv/lvao", "mode": "0777"}]},
+        "airflow_work_directories holds /srv/lvao with the mode 0777: it must be octal digits in quotes",
+    ),
+    "temporary folder in AIRFLOW_HOME": (
+        {"airflow_temporary_directory": "/var/lib/airflow/tmp"},
+        "airflow_temporary_directory holds /var/lib/airflow/tmp, and airflow_home /var/lib/airflow: neither may hold",
+    ),
+    "age of temporary files": (
+        {"airflow_temporary_age": "a week"},
+        "airflow_temporary_age is 'a week': it must be an age of systemd-tmpfiles, such as 7d",
+    ),
     "no release": ({"airflow_releases_kept": 0}, "airflow_releases_kept is '0': it must be 1 or more"),
     "drain": (
         {"airflow_scheduler_drain_timeout": -1},
@@ -591,6 +607,10 @@ GOOD_INPUT = {
         "airflow_database_host": "db.lvao.test",
         "airflow_database_sslmode": "require",
         "airflow_database_allow_unverified": True,
+    },
+    "folders of tasks": {
+        "airflow_work_directories": [{"path": "/srv/lvao"}, {"path": "/data/exports", "mode": "0755"}],
+        "airflow_temporary_directory": "/data/tmp",
     },
     "packages, repositories and programs": {
         "common_packages_extra": ["gdal-bin", "jq", "libpq5:amd64"],
