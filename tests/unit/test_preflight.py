@@ -49,6 +49,14 @@ DUMP_BUCKET = {
 
 KEY = {"name": "ci", "key": f"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI{'x' * 43} ci@lvao.test"}
 
+PGDG = {
+    "name": "pgdg",
+    "uris": ["https://packages.lvao.test/pgdg"],
+    "suites": ["bookworm-pgdg"],
+    "components": ["main"],
+    "signed_by": "-----BEGIN PGP PUBLIC KEY BLOCK-----\n\nmDME\n-----END PGP PUBLIC KEY BLOCK-----",
+}
+
 BAD_INPUT = {
     "distribution": ({}, "runs Fedora 44, which is not supported: use Debian 13 or Debian 12"),
     "empty fernet key": ({"airflow_fernet_key": ""}, "airflow_fernet_key is empty: it must be 32 bytes"),
@@ -288,6 +296,22 @@ BAD_INPUT = {
         {"airflow_project_directory": "/nowhere"},
         "airflow_project_directory is /nowhere, which is not on the controller",
     ),
+    "folder of the system": (
+        {"airflow_work_directories": [{"path": "/srv/lvao"}, {"path": "/etc/lvao"}]},
+        "airflow_work_directories holds '/etc/lvao': it must be the path of a folder of its own, such as /srv/lvao",
+    ),
+    "folder that everybody writes to": (
+        {"airflow_work_directories": [{"path": "/srv/lvao", "mode": "0777"}]},
+        "airflow_work_directories holds /srv/lvao with the mode 0777: it must be octal digits in quotes",
+    ),
+    "temporary folder in AIRFLOW_HOME": (
+        {"airflow_temporary_directory": "/var/lib/airflow/tmp"},
+        "airflow_temporary_directory holds /var/lib/airflow/tmp, and airflow_home /var/lib/airflow: neither may hold",
+    ),
+    "age of temporary files": (
+        {"airflow_temporary_age": "a week"},
+        "airflow_temporary_age is 'a week': it must be an age of systemd-tmpfiles, such as 7d",
+    ),
     "no release": ({"airflow_releases_kept": 0}, "airflow_releases_kept is '0': it must be 1 or more"),
     "drain": (
         {"airflow_scheduler_drain_timeout": -1},
@@ -494,6 +518,26 @@ BAD_INPUT = {
     "certificate": ({"common_ca_certificates": ["/nowhere.pem"]}, "common_ca_certificates holds /nowhere.pem"),
     "proxy": ({"common_proxy_url": "proxy:3128"}, "common_proxy_url holds proxy:3128: it must be an address such as"),
     "proxy password": ({"common_proxy_url": "http://me:pw@proxy"}, "without a password, or empty"),
+    "package of no name": (
+        {"common_packages_extra": ["gdal-bin", "jq; reboot"]},
+        "common_packages_extra holds jq; reboot: each must be the name of a Debian package",
+    ),
+    "apt repository without a key": (
+        {"common_apt_repositories": [{**PGDG, "signed_by": "/nowhere.asc"}]},
+        "pgdg in common_apt_repositories: signed_by is not valid: it must be a key that begins with -----BEGIN PGP",
+    ),
+    "apt repository without suites": (
+        {"common_apt_repositories": [{name: PGDG[name] for name in PGDG if name != "suites"}]},
+        "missing required arguments: suites found in common_apt_repositories",
+    ),
+    "program that is not pinned": (
+        {"common_binaries": [{"name": "scw", "url": "https://lvao.test/scw", "sha256": "latest"}]},
+        "scw in common_binaries: sha256 must be 64 hexadecimal digits in small letters, as sha256sum prints them",
+    ),
+    "program that is another": (
+        {"common_binaries": [{"name": "scw", "path": "/etc/hostname", "sha256": "0" * 64}]},
+        "scw in common_binaries: /etc/hostname has the SHA-256",
+    ),
     "host without an address": ({"common_hosts": {"elsewhere": "yes"}}, "common_hosts holds elsewhere: each name must"),
     "host of another name": (
         {"common_hosts": {"elsewhere": "192.0.2.7"}},
@@ -625,6 +669,15 @@ GOOD_INPUT = {
         "airflow_database_host": "db.lvao.test",
         "airflow_database_sslmode": "require",
         "airflow_database_allow_unverified": True,
+    },
+    "folders of tasks": {
+        "airflow_work_directories": [{"path": "/srv/lvao"}, {"path": "/data/exports", "mode": "0755"}],
+        "airflow_temporary_directory": "/data/tmp",
+    },
+    "packages, repositories and programs": {
+        "common_packages_extra": ["gdal-bin", "jq", "libpq5:amd64"],
+        "common_apt_repositories": [PGDG],
+        "common_binaries": [{"name": "scw", "url": "https://lvao.test/scw.tgz", "sha256": "0" * 64, "member": "scw"}],
     },
 }
 

@@ -117,7 +117,8 @@ FORBIDDEN: dict[str, Callable[[], object]] = {
     "read another user's file": read("/srv/lvao-test/secret"),
     "read what another user shows": read("/home/lvao-test/shown"),
     "read what root shows": read("/root/shown"),
-    "read what another unit left in /tmp": read(f"{tempfile.gettempdir()}/lvao-test"),
+    "read what another unit left in /tmp": read(str(Path("/", "tmp", "lvao-test"))),
+    "read what another unit left in /var/tmp": read(f"{tempfile.gettempdir()}/lvao-test"),
     "open a raw socket": lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP),
     "open a packet socket": lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW),
     "reach Scaleway's metadata": ask_for_metadata("169.254.42.42"),
@@ -149,6 +150,23 @@ def compile_at_run_time() -> None:
     code.close()
 
 
+def run_a_temporary_program() -> None:
+    """Run what it has just written, as in a virtual environment of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder) / "program"
+        program.write_text("#!/bin/sh\n")
+        program.chmod(0o700)
+        subprocess.run([program], check=True, capture_output=True, text=True)  # noqa: S603 - the one above
+
+
+def keep_temporary_files_on_disk() -> None:
+    """See that these are no part of the memory."""
+    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    kind = next(mount[2] for mount in reversed(mounts) if mount[1] == tempfile.gettempdir())
+    if kind == "tmpfs":
+        raise LookupError(tempfile.gettempdir())
+
+
 def make_client() -> None:
     """Make what calls an object store."""
     import_module("boto3").client(
@@ -163,8 +181,11 @@ ORDINARY: dict[str, Callable[[], object]] = {
     ),
     "pin itself to a processor": lambda: os.sched_setaffinity(0, os.sched_getaffinity(0)),
     "write a temporary file": lambda: tempfile.TemporaryFile().close(),
+    "run a temporary program": run_a_temporary_program,
+    "keep temporary files on disk": keep_temporary_files_on_disk,
     "write to its state": append("/var/lib/airflow/state/kept"),
     "write to its home directory": append(str(Path("~/kept").expanduser())),
+    "write to a folder that it has for work": append("/srv/lvao-work/kept"),
     "write where the site lets it": append("/srv/lvao-test/kept"),
     "share memory": allocate_shared_memory,
     "share a lock with other processes": multiprocessing.Lock,

@@ -83,3 +83,37 @@ def test_a_new_password_is_set(host: Host) -> None:
     assert ended.returncode == 0, ended.stdout
     assert admin_password_is(host, new)
     assert new not in ended.stdout
+
+
+RESTORE = "/usr/bin/python3 -I /opt/airflow/current/libexec/restore.py"
+
+
+@pytest.fixture
+def dump(host: Host) -> Iterator[str]:
+    """A dump of the database, and another database."""
+    path = "/srv/lvao-test/test.pgc"
+    query(host, "CREATE DATABASE lvao_test")
+    host.check_output(f"runuser -u postgres -- pg_dump --format=custom --file={path} {DATABASE}")
+    yield path
+    query(host, "DROP DATABASE lvao_test")
+    host.check_output(f"rm {path}")
+
+
+def test_a_dump_is_not_put_back_while_airflow_runs(host: Host, dump: str) -> None:
+    ended = host.run(f"{RESTORE} {dump}")
+    assert ended.rc == 1
+    assert f"{DATABASE}, PostgreSQL " in ended.stderr
+    assert "is in use" in ended.stderr
+
+
+def test_a_dump_takes_the_place_of_what_is_there(host: Host, dump: str) -> None:
+    as_postgres = "runuser -u postgres -- env PGHOST=/var/run/postgresql PGDATABASE=lvao_test"
+    host.check_output(f"{as_postgres} psql -qc 'CREATE TABLE job (x int); CREATE TABLE newer (x int)'")
+    ended = host.run(f"{as_postgres} {RESTORE} - < {dump}")
+    assert ended.rc == 0, ended.stderr
+    head = query(host, "SELECT version_num FROM alembic_version")
+    assert f"is as in the dump, with the schema {head}." in ended.stdout
+    tables = "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"
+    assert host.check_output(f'{as_postgres} psql -Atc "{tables}"') == query(host, tables)
+    assert host.run(f"head -c 20000 {dump} | {as_postgres} {RESTORE} -").rc == 1
+    assert host.check_output(f'{as_postgres} psql -Atc "{tables}"') == query(host, tables)

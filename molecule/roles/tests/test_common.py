@@ -40,6 +40,20 @@ def test_the_journal_stays_on_the_host_again(host: Host) -> None:
     assert ended.returncode == 0, ended.stdout
 
 
+def test_the_packages_of_the_site_come_beside_those_of_the_role(host: Host) -> None:
+    assert all(host.exists(program) for program in ("jq", "curl", "sudo"))
+
+
+def test_a_pinned_program_is_there_until_the_site_no_longer_names_it(host: Host) -> None:
+    assert host.check_output("lvao-port 20000").isdecimal()
+    ended = apply_role(host, "common", entry_point="binaries", common_binaries=[])
+    assert ended.returncode == 0, ended.stdout
+    assert not host.exists("lvao-port")
+    ended = apply_role(host, "common", entry_point="binaries")
+    assert ended.returncode == 0, ended.stdout
+    assert host.exists("lvao-port")
+
+
 def test_other_hosts_are_known_by_name(host: Host) -> None:
     assert host.check_output("getent hosts lvao-elsewhere").split() == ["192.0.2.7", "lvao-elsewhere"]
 

@@ -33,6 +33,7 @@ FORBIDDEN = {
     "read what another user shows": "EACCES",
     "read what root shows": "EACCES",
     "read what another unit left in /tmp": "ENOENT",
+    "read what another unit left in /var/tmp": "ENOENT",
     "open a raw socket": "EPERM",
     "open a packet socket": "EAFNOSUPPORT",
     "reach Scaleway's metadata": "EPERM",
@@ -53,8 +54,11 @@ ORDINARY = [
     "run a shell, with limits and priorities",
     "pin itself to a processor",
     "write a temporary file",
+    "run a temporary program",
+    "keep temporary files on disk",
     "write to its state",
     "write to its home directory",
+    "write to a folder that it has for work",
     "write where the site lets it",
     "share memory",
     "share a lock with other processes",
@@ -72,10 +76,12 @@ def _dags(host: Host) -> Iterator[None]:
     source = Path(__file__).with_name("sandbox.py").read_text()
     host.check_output(f"printf %s {shlex.quote(source)} > /opt/airflow/current/dags/sandbox.py")
     host.check_output("mkdir -p /home/lvao-test && chmod 755 /root")
-    host.check_output("echo x | tee /home/lvao-test/shown /root/shown /tmp/lvao-test")
+    host.check_output("echo x | tee /home/lvao-test/shown /root/shown /tmp/lvao-test /var/tmp/lvao-test")
     host.check_output("install --mode=0600 /dev/null /srv/lvao-test/secret")
     yield
-    host.check_output("rm -r /opt/airflow/current/dags/sandbox.py /home/lvao-test /root/shown /tmp/lvao-test")
+    host.check_output(
+        "rm -r /opt/airflow/current/dags/sandbox.py /home/lvao-test /root/shown /tmp/lvao-test /var/tmp/lvao-test"
+    )
     host.check_output("chmod 700 /root")
 
 
@@ -171,7 +177,7 @@ def test_a_task_that_crashes_ends_at_once_and_says_where(careless: dict[str, dic
 
 def test_what_a_task_may_write_to_is_named(host: Host, tried: dict[str, Any]) -> None:
     of_airflow = "/var/lib/airflow/logs /var/lib/airflow/state"
-    of_all, of_the_site = "/dev/mqueue /dev/shm", "/srv/lvao-test"
+    of_all, of_the_site = "/dev/mqueue /dev/shm", "/srv/lvao-test /srv/lvao-work /var/lib/lvao/shown"
     assert tried["writable"] == sorted(f"{of_airflow} /tmp /var/tmp {of_all} {of_the_site}".split())
 
 
