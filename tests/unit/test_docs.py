@@ -121,3 +121,17 @@ def test_the_sizes_of_the_migration_guide_are_those_of_the_defaults() -> None:
             for name in ("airflow_parallelism", "airflow_scheduler_memory_mb", "airflow_memory_mb")
         )
         assert sizes == [str(parallelism), f"{tasks / 1024:.1f}", f"{others / 1024:.1f}"]
+
+
+def test_the_template_of_the_environment_has_what_the_migration_guide_names() -> None:
+    template = re.findall(r"^([A-Z_0-9]+)=", (PROJECT / ".env.template").read_text(), re.MULTILINE)
+    named = set()
+    for cell, place in re.findall(r"^\| (`.*) \| (.*) \|$", (PROJECT / "docs/migration.md").read_text(), re.MULTILINE):
+        stem = ""
+        for name in re.findall(r"`(…?[A-Z_0-9]+)`", cell if "`airflow_env" in place else ""):
+            stem = stem if name.startswith("…") else name.partition("_")[0]
+            named.add(name.replace("…", stem))
+    named = {name for name in named if not name.startswith("AIRFLOW_")} - {"ENVIRONMENT"}
+    assert len(named) > 20
+    # What the guide leaves out is the same everywhere, or a connection.
+    assert named == set(template) - {"ENVIRONMENT", "AIRFLOW_CONN_WEBAPP_DB", "SCW_DEFAULT_REGION"}
