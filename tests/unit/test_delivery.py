@@ -358,6 +358,10 @@ def test_a_project_is_checked_out_where_its_commands_look_for_it(job: str) -> No
     assert command["run"].split()[-2] == "make"
 
 
+def test_ci_needs_no_other_repository() -> None:
+    assert WORKFLOWS["ci"]["env"] == {"LVAO_PROJECT": "."}
+
+
 def test_ci_runs_what_make_test_runs() -> None:
     scenarios = {path.parent.name for path in (PROJECT / "molecule").glob("*/molecule.yml")}
     matrix = JOBS["ci/molecule"]["strategy"]["matrix"]

@@ -2,9 +2,16 @@
 
 import re
 import subprocess
+import sys
+import textwrap
+import tomllib
 from pathlib import Path
 
 import yaml
+from jinja2 import Environment
+
+sys.path.append(str(Path(__file__).parents[2] / "bin"))
+from project import find
 
 PROJECT = Path(__file__).parents[2]
 
@@ -58,3 +65,73 @@ def test_what_the_migration_guide_sets_is_what_airflow_knows() -> None:
         assert set(renamed or settings) <= set(known), names
         if "unknown to Airflow 3" in place:
             assert not set(re.findall(r"AIRFLOW__[A-Z0-9_]+", names)) & set(known)
+
+
+def examples(page: str, heading: str) -> list[str]:
+    """List the blocks of code below a heading.
+
+    Args:
+        page: Name of the page in docs/.
+        heading: The heading, with its number signs.
+
+    Returns:
+        The blocks, without their indentation.
+    """
+    chapter = (PROJECT / "docs" / page).read_text().partition(f"\n{heading}\n")[2]
+    chapter = re.split(rf"^#{{1,{heading.index(' ')}}} ", chapter, maxsplit=1, flags=re.MULTILINE)[0]
+    return [textwrap.dedent(block) for block in re.findall(r"(?:^    +\S.*\n(?:\n(?=    ))?)+", chapter, re.MULTILINE)]
+
+
+def test_a_project_as_the_how_to_writes_it_has_the_defaults(tmp_path: Path) -> None:
+    blocks = examples("how-to.md", "## Keep your DAGs in a repository of their own")
+    written = next(block for block in blocks if "[dependency-groups]" in block)
+    (tmp_path / "dags").mkdir()
+    (tmp_path / "pyproject.toml").write_text(written)
+    found = find(PROJECT, str(tmp_path))
+    assert "dbt-core" in tomllib.loads(written)["dependency-groups"]["airflow"]
+    (tmp_path / "pyproject.toml").write_text(written.partition("[tool.lvao]")[0])
+    assert find(PROJECT, str(tmp_path)) == found
+
+
+def test_the_workflow_of_the_how_to_gives_those_that_it_calls_what_they_want() -> None:
+    blocks = examples("how-to.md", "## Keep your DAGs in a repository of their own")
+    jobs = yaml.safe_load(next(block for block in blocks if "jobs:" in block))["jobs"]
+    assert len(jobs) == 2
+    for job in jobs.values():
+        name = re.search(r"/\.github/workflows/(.*)@main$", job["uses"])
+        assert name
+        workflow = yaml.safe_load((PROJECT / ".github/workflows" / name[1]).read_text())
+        # YAML takes the word for a boolean.
+        inputs = workflow[True]["workflow_call"]["inputs"]
+        assert {one for one, facts in inputs.items() if facts.get("required")} <= set(job["with"]) <= set(inputs)
+
+
+def test_the_sizes_of_the_migration_guide_are_those_of_the_defaults() -> None:
+    defaults = {}
+    for role in ("airflow", "airflow_scheduler"):
+        defaults |= yaml.safe_load((PROJECT / f"roles/{role}/defaults/main.yml").read_text())
+    pattern = r"^\| \d+ processors, (\d+) GiB \| (\d+) \| (.+) GiB \| (.+) GiB \|"
+    rows = re.findall(pattern, (PROJECT / "docs/migration.md").read_text(), re.MULTILINE)
+    assert len(rows) == 3
+    for memory, *sizes in rows:
+        # The kernel keeps about a fiftieth for itself.
+        facts = {"memtotal_mb": int(memory) * 1024 * 98 // 100}
+        parallelism, tasks, others = (
+            int(Environment(autoescape=True).from_string(defaults[name]).render(ansible_facts=facts))
+            for name in ("airflow_parallelism", "airflow_scheduler_memory_mb", "airflow_memory_mb")
+        )
+        assert sizes == [str(parallelism), f"{tasks / 1024:.1f}", f"{others / 1024:.1f}"]
+
+
+def test_the_template_of_the_environment_has_what_the_migration_guide_names() -> None:
+    template = re.findall(r"^([A-Z_0-9]+)=", (PROJECT / ".env.template").read_text(), re.MULTILINE)
+    named = set()
+    for cell, place in re.findall(r"^\| (`.*) \| (.*) \|$", (PROJECT / "docs/migration.md").read_text(), re.MULTILINE):
+        stem = ""
+        for name in re.findall(r"`(…?[A-Z_0-9]+)`", cell if "`airflow_env" in place else ""):
+            stem = stem if name.startswith("…") else name.partition("_")[0]
+            named.add(name.replace("…", stem))
+    named = {name for name in named if not name.startswith("AIRFLOW_")} - {"ENVIRONMENT"}
+    assert len(named) > 20
+    # What the guide leaves out is the same everywhere, or a connection.
+    assert named == set(template) - {"ENVIRONMENT", "AIRFLOW_CONN_WEBAPP_DB", "SCW_DEFAULT_REGION"}

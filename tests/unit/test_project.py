@@ -15,8 +15,9 @@ HERE = '[dependency-groups]\nairflow = []\n[tool.lvao]\nproject = "."\n'
 
 
 @pytest.fixture
-def here(tmp_path: Path) -> Path:
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """This repository, with DAGs of its own."""
+    monkeypatch.delenv("LVAO_PROJECT", raising=False)
     (tmp_path / "here/dags").mkdir(parents=True)
     (tmp_path / "here/pyproject.toml").write_text(HERE)
     return tmp_path / "here"
