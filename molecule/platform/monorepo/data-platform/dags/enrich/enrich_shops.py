@@ -2,12 +2,9 @@
 
 import os
 import subprocess
-from pathlib import Path
 
 from airflow.sdk import dag, task
 from enrich.names import TOPIC
-
-DBT = Path(__file__).parents[2] / "dbt"
 
 
 @dag(schedule=None)
@@ -17,7 +14,7 @@ def enrich_shops() -> None:
     @task
     def build() -> None:
         places = {name: f"{os.environ['WORK_DIRECTORY']}/{name}" for name in ("DBT_TARGET_PATH", "DBT_LOG_PATH")}
-        command = ["dbt", "build", "--project-dir", DBT, "--profiles-dir", DBT, "--no-use-colors"]
+        command = ["dbt", "build", "--no-use-colors"]
         ended = subprocess.run(  # noqa: S603 - a command of ours
             command, env=os.environ | places, check=False, capture_output=True, text=True
         )
