@@ -135,3 +135,28 @@ def test_the_template_of_the_environment_has_what_the_migration_guide_names() ->
     assert len(named) > 20
     # What the guide leaves out is the same everywhere, or a connection.
     assert named == set(template) - {"ENVIRONMENT", "AIRFLOW_CONN_WEBAPP_DB", "SCW_DEFAULT_REGION"}
+
+
+def test_the_project_of_the_migration_guide_is_one(tmp_path: Path) -> None:
+    written = next(block for block in examples("migration.md", "## Move the code in") if "[tool.lvao]" in block)
+    for folder in ("dags", "dbt", "docs", "scripts"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "pyproject.toml").write_text(written.replace(", …]", "]"))
+    found = find(PROJECT, str(tmp_path))
+    assert set(found.release_env.values()) <= set(found.release_folders)
+    assert found.build
+    assert len(found.checks.warn) == 4
+
+
+def test_the_variables_that_the_pages_name_are_those_of_roles() -> None:
+    known = set()
+    for specs in PROJECT.glob("roles/*/meta/argument_specs.yml"):
+        for entry in yaml.safe_load(specs.read_text())["argument_specs"].values():
+            known |= set(entry.get("options", {}))
+    # A tag, and a DAG of the platform's.
+    known |= {"deploy_user", "airflow_cleanup_db"}
+    prefixes = "|".join(sorted({name.partition("_")[0] for name in known}))
+    for page in ("how-to.md", "migration.md"):
+        # A name that ends so stands for several.
+        named = set(re.findall(rf"\b(?:{prefixes})_[a-z0-9_]*[a-z0-9]\b(?!_)", (PROJECT / "docs" / page).read_text()))
+        assert named <= known, page
