@@ -266,7 +266,11 @@ def prove(project: Project, text: str, specifier: str) -> None:
     keys = carried(project, text)
     machine = "aarch64" if platform.machine() in {"aarch64", "arm64"} else "x86_64"
     for python in dict.fromkeys([first, *others]):
-        wheels = build_all(project, keys, python)
+        hint = "" if python == first else f' If no host has it, say python = "{first}" in [tool.lvao].'
+        try:
+            wheels = build_all(project, keys, python)
+        except LockError as error:
+            raise LockError(f"{error}{hint}") from None
         with tempfile.TemporaryDirectory() as work:
             (Path(work) / "wanted.txt").write_text(requirements(text, project, wheels, str(WHEELHOUSE)))
             command = [UV, "pip", "install", "--dry-run", "--quiet", "--no-deps", "--require-hashes", "--no-build"]
@@ -275,7 +279,6 @@ def prove(project: Project, text: str, specifier: str) -> None:
             command += ["--python-platform", f"{machine}-manylinux_2_36", "--requirement", f"{work}/wanted.txt"]
             ended = subprocess.run(command, cwd=project.folder, capture_output=True, text=True, check=False)
         if ended.returncode:
-            hint = "" if python == first else f' If no host has it, say python = "{first}" in [tool.lvao].'
             raise LockError(
                 f"What was resolved cannot be installed with Python {python}, so the lock stays as it was.{hint}\n"
                 f"{ended.stderr.strip()}"

@@ -20,6 +20,7 @@ from project import HERE, Project
 # Airflow 3.3 runs on no older one, and Debian 12 has it.
 OLDEST = 11
 NEWEST = 30
+OLDER = ("3", "3.0", *(f"3.{minor}" for minor in range(6, OLDEST)))
 PYTHON = "# for Python "
 INPUTS = "# made of "
 # What a tool or Python leaves in a source folder, for folders that Git does not know.
@@ -180,8 +181,9 @@ def pythons(project: Project) -> str:
         raise LockError(
             f"{pyproject} has {project.requires_python} as requires-python, which no Python from 3.{OLDEST} on meets."
         )
-    bounds = [f">={oldest}", *(str(one) for one in wanted if one.operator not in {">=", ">"})]
-    return ",".join([bounds[0], *sorted(bounds[1:])])
+    # What the oldest says already is left out.
+    said = {f"{operator}{version}" for operator in (">=", ">") for version in (oldest, *OLDER)}
+    return ",".join([f">={oldest}", *sorted(str(one) for one in wanted if str(one) not in said)])
 
 
 def fits(python: str, specifier: str) -> bool:

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -247,6 +248,24 @@ def test_a_lock_that_a_host_could_not_install_does_not_take_its_place(here: Path
     assert ended.returncode == 1
     assert "What was resolved cannot be installed with Python 3.11, so the lock stays as it was." in ended.stderr
     assert not (platform / "requirements/airflow.txt").exists()
+
+
+def test_what_compiles_is_for_one_python_alone(here: Path, index: Index, platform: Path) -> None:
+    own, other = f"3.{sys.version_info.minor}", "3.12" if sys.version_info.minor != 12 else "3.13"
+    tag = f"cp3{sys.version_info.minor}"
+    package_index.source(platform / "webapp", "webapp", tag=f"{tag}-{tag}-linux_{os.uname().machine}")
+    ask(platform, "webapp", build=("webapp",), sources='webapp = {path = "webapp"}')
+    with (platform / "pyproject.toml").open("a") as content:
+        content.write(f'python = "{own}"\n')
+    ended = lock(here, index, platform)
+    assert ended.returncode == 0, ended.stderr
+    told = describe(here, index, platform, f"{own}.4")
+    assert f"/{own}/webapp-1.0-{tag}" in json.loads(told.stdout)["wheels"][0]["dest"]
+    locked = platform / "requirements/airflow.txt"
+    locked.write_text(re.sub("# for Python .*", "# for Python >=3.11", locked.read_text()))
+    refused = describe(here, index, platform, f"{other}.4")
+    assert refused.returncode == 1
+    assert f"webapp cannot be built from {platform}/webapp for Python {other}" in refused.stderr
 
 
 def test_a_build_that_fails_is_shown(here: Path, index: Index, platform: Path) -> None:

@@ -833,3 +833,12 @@ def test_the_admin_is_held_to_the_rule_of_all() -> None:
     defaults = yaml.safe_load((PROJECT / "roles/airflow_webserver/defaults/main.yml").read_text())
     rule = f"airflow_webserver_password_min_length | default({defaults['airflow_webserver_password_min_length']})"
     assert rule in (PROJECT / "roles/airflow_database/vars/main.yml").read_text()
+
+
+@pytest.mark.parametrize("name", [path.stem for path in sorted((PROJECT / "playbooks").glob("*.yml"))])
+def test_only_what_installs_asks_for_a_lock_that_fits(name: str) -> None:
+    content = (PROJECT / f"playbooks/{name}.yml").read_text()
+    tasks = [task for play in yaml.safe_load(content) for one in play.get("tasks", []) for task in one.get("block", [])]
+    checks = [task for task in tasks if task.get("ansible.builtin.import_tasks") == "tasks/check.yml"]
+    installs = re.search(r"tasks_from: (install|dags)\}", content) is not None
+    assert all(task.get("vars", {}).get("__airflow_installs", True) == installs for task in checks)
