@@ -131,3 +131,16 @@ def test_a_client_that_is_missing_is_named(tmp_path: Path) -> None:
     )
     assert ended.returncode == 1
     assert "restore: psql is missing: install PostgreSQL's client" in ended.stderr
+
+
+def test_who_may_not_read_the_secrets_is_told_to_be_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def closed(_: Path) -> bool:
+        raise PermissionError(1, "Permission denied", str(tmp_path))
+
+    monkeypatch.delenv("PGHOST", raising=False)
+    monkeypatch.setattr(sys, "argv", ["restore.py", "dump"])
+    monkeypatch.setattr(Path, "is_file", closed)
+    assert RESTORE.main() == 1
+    assert capsys.readouterr().err == f"restore: {tmp_path} is closed to this user: run it as root, by sudo\n"

@@ -239,6 +239,8 @@ def main() -> int:
         print(restore(arguments.dump, environment))
     except FileNotFoundError as error:
         print(f"restore: {error.filename} is missing: install PostgreSQL's client, as a deploy does", file=sys.stderr)
+    except PermissionError as error:
+        print(f"restore: {error.filename} is closed to this user: run it as root, by sudo", file=sys.stderr)
     except RefusedError as error:
         print(f"restore: {error}.", file=sys.stderr)
     else:
