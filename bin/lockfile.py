@@ -346,7 +346,7 @@ def key(project: Project, package: Package) -> str:
                 executable = not file.is_symlink() and bool(file.stat().st_mode & 0o100)
                 digest.update(f"{name} {executable} {hashlib.sha256(content).hexdigest()}\n".encode())
         else:
-            raise LockError(f"{path}, which {package.name} is built from, is not there.")
+            raise LockError(f"{path.resolve()}, which {package.name} is built from, is not there.")
     except OSError as error:
-        raise LockError(f"{package.name} cannot be built from {path}: {error}") from None
+        raise LockError(f"{package.name} cannot be built from {path.resolve()}: {error}") from None
     return digest.hexdigest()[:16]

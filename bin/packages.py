@@ -174,7 +174,7 @@ def build_in(work: Path, project: Project, package: Package, python: str) -> Pat
         requirement = package.text.replace(f" ; {package.marker}", "") if package.marker else package.text
         origin = package.source or f"{package.name} {package.version}"
     else:
-        origin = str(folder)
+        origin = str(folder.resolve())
         copy = work / "source" / folder.resolve().name
         if folder.is_dir():
             for path in source_files(project, folder.resolve()):
@@ -188,7 +188,8 @@ def build_in(work: Path, project: Project, package: Package, python: str) -> Pat
     # uv builds wheels for an installation alone, and keeps them in its cache, which is empty here.
     command = [UV, "pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:", "--no-binary", package.name]
     command += ["--python", interpreter(python), "--python-version", python, "--target", work / "target"]
-    command += [*(["--require-hashes"] if hashed else []), *age(), "--requirement", work / "wanted.txt"]
+    # Where a member of a workspace finds the others is of no concern: it is built alone.
+    command += ["--no-sources", *(["--require-hashes"] if hashed else []), *age(), "--requirement", work / "wanted.txt"]
     known = {"UV_CACHE_DIR": str(work / "cache"), "SOURCE_DATE_EPOCH": EPOCH}
     try:
         ended = subprocess.run(

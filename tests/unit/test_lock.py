@@ -224,6 +224,25 @@ def test_a_source_folder_is_built_anew_when_it_changes(here: Path, index: Index,
     ]
 
 
+def test_members_of_a_workspace_need_each_other(here: Path, index: Index, platform: Path) -> None:
+    repository = platform.parent
+    (repository / "pyproject.toml").write_text('[tool.uv.workspace]\nmembers = ["platform", "libs/*"]\n')
+    package_index.source(repository / "libs/webapp", "webapp", ("shared",))
+    with (repository / "libs/webapp/pyproject.toml").open("a") as content:
+        content.write("[tool.uv.sources]\nshared = {workspace = true}\n")
+    package_index.source(repository / "libs/shared", "shared", ("kept",))
+    ask(platform, "webapp", build=("webapp", "shared"), sources="webapp = {workspace = true}")
+    ended = lock(here, index, platform)
+    assert ended.returncode == 0, ended.stderr
+    lines = (platform / "requirements/airflow.txt").read_text()
+    assert "\nshared @ ../libs/shared\nwebapp @ ../libs/webapp\n" in lines
+    assert len(json.loads(describe(here, index, platform).stdout)["wheels"]) == 2
+    # What a folder needs belongs to the lock.
+    with (repository / "libs/shared/pyproject.toml").open("a") as content:
+        content.write('[project.optional-dependencies]\nmore = ["added"]\n')
+    assert "is older than" in describe(here, index, platform).stderr
+
+
 def test_a_commit_is_kept_until_an_upgrade_or_another_source(here: Path, index: Index, platform: Path) -> None:
     remote = package_index.source(platform.parent / "remote", "remote")
     first = commit(remote)
