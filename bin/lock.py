@@ -19,7 +19,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from lockfile import (
+from locked import (
     INPUTS,
     PYTHON,
     LockError,

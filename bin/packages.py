@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from lockfile import LockError, Package, check, fits, header, key, parse, source_files
+from locked import LockError, Package, check, fits, header, key, parse, source_files
 from packaging.utils import canonicalize_name, parse_wheel_filename
 from project import HERE, Project, ProjectError, find
 

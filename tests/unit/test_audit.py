@@ -44,7 +44,7 @@ def database() -> Iterator[str]:
 def audit(folder: Path, database: str, ignored: str) -> subprocess.CompletedProcess[str]:
     """Audit the locked packages, with some vulnerabilities passed over."""
     (folder / "bin").mkdir()
-    for program in ("audit", "project.py", "packages.py", "lockfile.py"):
+    for program in ("audit", "project.py", "packages.py", "locked.py"):
         shutil.copy(PROJECT / "bin" / program, folder / "bin")
     shutil.copy(PROJECT / "pyproject.toml", folder)
     (folder / "dags").mkdir()

@@ -61,7 +61,7 @@ def here(tmp_path: Path) -> Path:
     (folder / "pyproject.toml").write_text(OURS)
     (folder / "requirements").mkdir()
     (folder / "bin").mkdir()
-    for program in ("lock.py", "lockfile.py", "packages.py", "project.py"):
+    for program in ("lock.py", "locked.py", "packages.py", "project.py"):
         shutil.copy(PROJECT / "bin" / program, folder / "bin")
     for path in ("bin/setup", "bin/airflow-settings", ".venv-airflow/bin/python"):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)

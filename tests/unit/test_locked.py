@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 sys.path.append(str(Path(__file__).parents[2] / "bin"))
-from lockfile import LockError, parse, pythons, source_files, with_paths
+from locked import LockError, parse, pythons, source_files, with_paths
 from project import Checks, Project
 
 LOCK = """# Made by `make lock`. Do not edit.
