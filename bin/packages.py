@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from locked import LockError, Package, check, fits, header, key, parse, source_files
 from packaging.utils import canonicalize_name, parse_wheel_filename
@@ -55,7 +56,7 @@ class Wheel:
         """
         marker = f" ; {self.package.marker}" if self.package.marker else ""
         digest = hashlib.sha256(self.file.read_bytes()).hexdigest()
-        return f"{self.package.name} @ file://{folder}/{self.place}{marker} \\\n    --hash=sha256:{digest}"
+        return f"{self.package.name} @ file://{quote(f'{folder}/{self.place}')}{marker} \\\n    --hash=sha256:{digest}"
 
 
 @contextmanager

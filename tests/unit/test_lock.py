@@ -56,7 +56,7 @@ def index() -> Iterator[Index]:
 @pytest.fixture
 def here(tmp_path: Path) -> Path:
     """This repository, with packages of the index."""
-    folder = tmp_path / "here"
+    folder = tmp_path / "here is it"
     (folder / "dags").mkdir(parents=True)
     (folder / "pyproject.toml").write_text(OURS)
     (folder / "requirements").mkdir()
