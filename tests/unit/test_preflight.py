@@ -385,8 +385,16 @@ BAD_INPUT = {
         "reverse_proxy_private_port is '8080': it must be a TCP port, another than reverse_proxy_port",
     ),
     "private certificate": (
-        {"reverse_proxy_private_address": "192.0.2.7", "reverse_proxy_private_certificate": "none"},
+        {
+            "reverse_proxy_private_address": "192.0.2.7",
+            "reverse_proxy_private_certificate": "none",
+            "airflow_execution_api_ca_certificate": "of its authority",
+        },
         "reverse_proxy_private_certificate is set: reverse_proxy_private_certificate must be a certificate,",
+    ),
+    "private certificate that nobody trusts": (
+        {"reverse_proxy_private_address": "192.0.2.7", "reverse_proxy_private_certificate": "none"},
+        "reverse_proxy_private_certificate is set, and airflow_execution_api_ca_certificate is empty: it must be the",
     ),
     "authority of the Execution API": (
         {"airflow_execution_api_ca_certificate": "/etc/ssl/ca.pem"},
