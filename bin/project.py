@@ -69,11 +69,11 @@ class Project:
     tests: Path
     requirements: Path
     env_file: Path
-    requires_python: str
-    python: str
-    build: tuple[str, ...]
-    test_postgresql: str
-    checks: Checks
+    requires_python: str = ""
+    python: str = ""
+    build: tuple[str, ...] = ()
+    test_postgresql: str = ""
+    checks: Checks = field(default_factory=lambda: Checks(PROMISES, ()))
     release_folders: list[str] = field(default_factory=list)
     release_python_path: list[str] = field(default_factory=list)
     release_env: dict[str, str] = field(default_factory=dict)

@@ -7,7 +7,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[2] / "bin"))
 from locked import LockError, parse, pythons, source_files, with_paths
-from project import Checks, Project
+from project import Project
 
 LOCK = """# Made by `make lock`. Do not edit.
 # for Python >=3.11
@@ -25,13 +25,7 @@ def project(folder: Path, python: str = "", requires: str = "") -> Project:
     """A project of which only the Python and the DAGs matter."""
     names = ("dags", "tests", "requirements", "env_file")
     paths = {name: folder / name for name in names}
-    known = {
-        "build": (),
-        "python": python,
-        "requires_python": requires,
-        "test_postgresql": "",
-        "checks": Checks({}, ()),
-    }
+    known = {"python": python, "requires_python": requires}
     return Project(folder=folder, group="airflow", test_group="dag-tests", **paths, **known)
 
 
