@@ -136,7 +136,7 @@ def test_each_host_finds_open_what_it_needs_of_the_others() -> None:
         ({"firewall_ssh_sources": ["192.0.2.0/24"]}, "The firewall would cut off Ansible, which connects to"),
         (
             {"reverse_proxy_port": 22},
-            "reverse_proxy_port is 22 and reverse_proxy_domain wants 80 and 443, on which ssh",
+            "is 22, reverse_proxy_private_port 8443 and reverse_proxy_domain wants 80 and 443, on which ssh",
         ),
     ],
     ids=["the firewall", "a port that is taken"],
