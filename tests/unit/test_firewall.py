@@ -132,7 +132,7 @@ def test_two_hosts_open_what_they_need_of_each_other(project: Path) -> None:
     (inventory / "hosts.yml").write_text(TWO_HOSTS)
     assert openings(inventory) == {
         "one": {8793: ["fd00::3"], 8794: ["fd00::3"]},
-        "two": {80: ["everybody"], 443: ["everybody"], 8080: ["10.0.0.2"]},
+        "two": {80: ["everybody"], 443: ["everybody"], 8443: ["10.0.0.2"]},
     }
 
 
@@ -146,7 +146,7 @@ def test_a_database_and_a_storage_are_open_to_the_hosts_of_airflow(project: Path
     airflow = ["172.29.213.11", "172.29.213.12"]
     assert openings(project / "molecule/inventories/site") == {
         "scheduler": {8793: airflow[1:], 8794: airflow[1:]},
-        "webserver": {80: ["everybody"], 443: ["everybody"], 8080: airflow[:1]},
+        "webserver": {80: ["everybody"], 443: ["everybody"], 8443: airflow[:1]},
         "database": {5432: airflow},
         "storage": {8090: airflow},
     }

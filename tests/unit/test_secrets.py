@@ -38,7 +38,19 @@ GENERATED = {
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """Copy what the commands read, with a vault of prod that no run for preprod may open."""
-    pristine.copy(tmp_path, "inventories", "group_vars", "playbooks", "Makefile", "ansible.cfg")
+    pristine.copy(
+        tmp_path,
+        *(
+            "inventories",
+            "group_vars",
+            "playbooks",
+            "Makefile",
+            "ansible.cfg",
+            "bin/project.py",
+            "pyproject.toml",
+            "dags",
+        ),
+    )
     (tmp_path / "roles").symlink_to(PROJECT / "roles")
     write(tmp_path / "bin/setup", "#!/bin/sh\n", 0o755)
     write(tmp_path / "group_vars/prod/vault.yml", encrypt("vault_x: x", "prod's own"))
