@@ -98,7 +98,9 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(checkout: Path, project: Path, *command: str | Path) -> Ended:
     """Run a command of the checkout for the project."""
-    known = os.environ | {"LVAO_PROJECT": str(project), "ANSIBLE_CONFIG": f"{checkout}/ansible.cfg"}
+    # Molecule's own settings name the roles of this checkout.
+    known = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
+    known |= {"LVAO_PROJECT": str(project), "ANSIBLE_CONFIG": f"{checkout}/ansible.cfg"}
     known["PATH"] = f"{Path(sys.executable).parent}:{known['PATH']}"
     return subprocess.run(
         command, cwd=checkout, env=known, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
