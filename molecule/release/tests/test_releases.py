@@ -51,6 +51,8 @@ from deploys import (
 from testinfra.host import Host
 
 pytest_plugins = ["deploys"]
+# Of the project, and of this repository where that is another.
+COMMIT = r"commit \S+(?: deployed by lvao-airflow at \S+)?"
 
 
 class Deploy:
@@ -197,7 +199,7 @@ def test_a_bad_dag_is_refused_before_anything_changes(host: Host, dags: Path, lo
     assert ended.returncode != 0
     assert "dags/broken.py:3: SyntaxError" in said(ended)
     listed = said(deploy("releases"))
-    refused, *_ = re.findall(r"(\w+) made \S+ by \S+ commit \S+ Airflow [0-9.]+ never live", listed)
+    refused, *_ = re.findall(rf"(\w+) made \S+ by \S+ {COMMIT} Airflow [0-9.]+ never live", listed)
     ended = deploy("rollback", airflow_rollback_release=refused, airflow_dags_live="/srv/dags")
     assert "dags/broken.py:3: SyntaxError" in said(ended), "it has DAGs of its own, wherever those of now are"
     assert (processes(host), live(host)) == before
@@ -259,7 +261,7 @@ def test_a_rollback_brings_back_the_release_that_it_is_told(host: Host, airflow:
     airflow.finish("sleeper", run_id)
     assert_first_try(airflow, run_id, "three")
     listed = said(deploy("releases"))
-    assert re.search(rf"{live(host)} deployed \S+ by \S+ commit \S+ Airflow [0-9.]+ current, confirmed", listed)
+    assert re.search(rf"{live(host)} deployed \S+ by \S+ {COMMIT} Airflow [0-9.]+ current, confirmed", listed)
     unknown = deploy("rollback", airflow_rollback_release="000000000000")
     assert "There is no release 000000000000" in said(unknown)
 
@@ -283,7 +285,7 @@ def test_green_but_broken_goes_back_by_itself(host: Host, airflow: Airflow, long
     assert "The DAG log_canary failed: Airflow runs, but its tasks do not." in said(ended)
     assert f"{before} is in service." in said(ended)
     assert live(host) == before
-    assert re.search(r"commit \S+ Airflow [0-9.]+ failed, way back at", said(deploy("releases")))
+    assert re.search(rf"{COMMIT} Airflow [0-9.]+ failed, way back at", said(deploy("releases")))
     assert airflow.call("GET", f"/dags/sleeper/dagRuns/{run_id}/taskInstances/sleep")[1]["state"] == "running"
     wait_for(lambda: airflow.health() == HEALTHY, 60, "health")
     other = airflow.trigger("sleeper")
