@@ -74,9 +74,15 @@ def test_the_way_back_waits_for_no_task(host: Host, airflow: Airflow, alarm: str
     assert {airflow.state("sleeper", run_id) for run_id in (worked, unconfirmed)} == {"running"}
     # None of the three is free: now it has to wait, and says for what.
     host.check_output(f"{release}/libexec/switch")
-    waits = host.run(f"LVAO_WAY_BACK=true {release}/libexec/apply scheduler")
-    assert waits.rc == os.EX_TEMPFAIL
-    assert re.search(r"still finishes its tasks: waits for 1 task\(s\): sleeper.sleep", waits.stderr)
+    words = "still finishes its tasks: waits for 1 task(s): sleeper.sleep"
+
+    def waits() -> bool:
+        ended = host.run(f"LVAO_WAY_BACK=true {release}/libexec/apply scheduler")
+        assert ended.rc == os.EX_TEMPFAIL
+        return words in ended.stderr
+
+    # What finishes them has to come up first.
+    wait_for(waits, 60, "it to say what it waits for")
     host.check_output("systemctl start lvao-airflow-way-back")
     assert live(host) == before
     assert {airflow.state("sleeper", run_id) for run_id in (worked, unconfirmed)} == {"running"}
