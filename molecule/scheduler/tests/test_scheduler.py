@@ -1,7 +1,6 @@
 """What may befall a scheduler, on a host that works meanwhile."""
 
 import os
-import re
 import shlex
 import subprocess
 from collections.abc import Iterator
