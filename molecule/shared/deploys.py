@@ -101,6 +101,8 @@ def assert_first_try(airflow: Airflow, run_id: str, edition: str) -> None:
     wait_for(lambda: airflow.call("GET", path)[1]["state"] not in {"running", "queued"}, 700, f"{run_id} to end")
     task = airflow.call("GET", path)[1]
     assert (task["state"], task["try_number"]) == ("success", 1)
+    # Between its end and that of its log's way to the bucket, there is none.
+    wait_for(lambda: "edition: " in airflow.log("sleeper", run_id, "sleep"), 30, "its log")
     assert f"edition: {edition}" in airflow.log("sleeper", run_id, "sleep")
 
 
