@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pristine
@@ -162,6 +163,13 @@ def test_the_release_carries_what_the_dags_read_and_no_secret(host: Host) -> Non
     assert not [path for path in found if ".env" in path or path.startswith("dags/tests/")]
 
 
+def start(airflow: Airflow, dag_id: str) -> str:
+    """Start a run of a DAG that is paused, as each new one is."""
+    run_id = airflow.trigger(dag_id)
+    assert airflow.call("PATCH", f"/dags/{dag_id}", {"is_paused": False})[0] == 200
+    return run_id
+
+
 def test_each_dag_runs(host: Host, airflow: Airflow) -> None:
     host.check_output("mkdir -p /root/catalogue && echo catalogue > /root/catalogue/index.html")
     host.check_output(
@@ -169,14 +177,16 @@ def test_each_dag_runs(host: Host, airflow: Airflow) -> None:
     )
     logs = {}
     for dag_id, task_id in (("ingest_shops", "store"), ("enrich_shops", "build")):
-        run_id = airflow.trigger(dag_id)
+        run_id = start(airflow, dag_id)
         assert airflow.finish(dag_id, run_id) == "success"
-        logs[dag_id] = airflow.log(dag_id, run_id, task_id)
+        # Between its end and that of its log's way to the bucket, there is none.
+        read = partial(airflow.log, dag_id, run_id, task_id)
+        logs[dag_id] = wait_for(lambda read=read: len(log := read()) > 1000 and log, 30, "its log")
     assert "ingest: la-fabrique-lyon is blue" in logs["ingest_shops"]
     # One model, and its test.
     assert "PASS=2" in logs["enrich_shops"]
     wait_for(lambda: airflow.call("GET", "/dags/asks_a_service")[0] == 200, 90, "the service's DAG")
-    assert airflow.finish("asks_a_service", airflow.trigger("asks_a_service")) == "success"
+    assert airflow.finish("asks_a_service", start(airflow, "asks_a_service")) == "success"
 
 
 def test_folders_come_with_the_dags_alone_and_go_back_with_them(
