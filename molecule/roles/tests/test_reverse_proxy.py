@@ -172,7 +172,10 @@ def test_it_may_listen_below_port_1024_and_has_no_other_privilege(host: Host, un
 
 @pytest.mark.parametrize(
     ("unit", "named"),
-    [(PRIVATE, "/run/caddy-private /tmp /var/tmp"), (PUBLIC, "/run/caddy /tmp /var/lib/caddy /var/tmp")],
+    [
+        (PRIVATE, "/run/caddy-private /tmp /var/lib/caddy-private /var/tmp"),
+        (PUBLIC, "/run/caddy /tmp /var/lib/caddy /var/tmp"),
+    ],
 )
 def test_what_it_may_write_to_is_named(host: Host, unit: str, named: str) -> None:
     mounts = host.check_output(f"cat /proc/{unit_property(host, unit, 'MainPID')}/mountinfo").splitlines()
