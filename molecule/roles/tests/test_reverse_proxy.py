@@ -262,7 +262,7 @@ def assert_that_slow_clients_are_cut_off(url: str) -> None:
         ),
         (
             {"reverse_proxy_port": 22},
-            "is 22, reverse_proxy_private_port 8443 and reverse_proxy_domain wants 80 and 443, on which ssh.service listens:",
+            "is 22, reverse_proxy_private_port 8443 and reverse_proxy_domain wants 80 and 443, on which ssh.service",
         ),
     ],
 )
