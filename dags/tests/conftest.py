@@ -1,28 +1,14 @@
-"""Gives the tests an Airflow of their own, before anything imports it."""
+"""What the tests of the DAGs share. `make test-dags` gives them an Airflow of their own."""
 
-import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
+from airflow.dag_processing.dagbag import DagBag
+from airflow.sdk import DAG
 
 DAGS = Path(__file__).parents[1]
-HOME = tempfile.TemporaryDirectory(prefix="dag-tests-")
-
-# Settings of the caller's shell would decide what the tests find.
-for name in [name for name in os.environ if name.startswith("AIRFLOW__")]:
-    del os.environ[name]
-os.environ |= {
-    "AIRFLOW_HOME": HOME.name,
-    "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS),
-    "AIRFLOW__CORE__LOAD_EXAMPLES": "false",
-    "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{HOME.name}/airflow.db",
-}
-
-from airflow.dag_processing.dagbag import DagBag  # noqa: E402 - Airflow reads the environment above on import
-from airflow.sdk import DAG  # noqa: E402 - Airflow reads the environment above on import
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -156,7 +156,7 @@ def run_a_temporary_program() -> None:
         program = Path(folder) / "program"
         program.write_text("#!/bin/sh\n")
         program.chmod(0o700)
-        subprocess.run([program], check=True, capture_output=True, text=True)  # noqa: S603 - the one above
+        subprocess.run([program], check=True, capture_output=True, text=True)  # noqa: S603 - it wrote this program itself
 
 
 def keep_temporary_files_on_disk() -> None:

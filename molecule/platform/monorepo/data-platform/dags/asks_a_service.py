@@ -1,18 +1,18 @@
 """Asks a service while it is imported, and fails where that does not answer."""
 
 import os
-import urllib.request
 
+import requests
 from airflow.sdk import DAG, task
 
-with urllib.request.urlopen(os.environ["CATALOGUE_URL"], timeout=5) as answer:  # noqa: S310 - the site's own service
-    CATALOGUE = answer.read().decode()
+ANSWER = requests.get(os.environ["CATALOGUE_URL"], timeout=5)
+ANSWER.raise_for_status()
 
 with DAG("asks_a_service", schedule=None):
 
     @task
     def show() -> str:
         """Show what the service said."""
-        return CATALOGUE
+        return ANSWER.text
 
     show()
