@@ -19,10 +19,17 @@ TAKEN = {"airflow"}
 CHUNK = 2**20
 
 
-def _twice(names: Iterable[Any], variable: str) -> Iterator[str]:
-    for name, count in Counter(names).items():
+def _named(
+    entries: Iterable[Mapping[str, Any]], variable: str, faults: list[str]
+) -> Iterator[tuple[Mapping[str, Any], str, str]]:
+    """Go through the entries of a variable, with their names, and what messages call them; note what stands twice."""
+    entries = list(entries)
+    for name, count in Counter(one.get("name") for one in entries).items():
         if count > 1:
-            yield f"{variable} holds {name} {count} times: each name must stand once."
+            faults.append(f"{variable} holds {name} {count} times: each name must stand once.")
+    for one in entries:
+        name = str(one.get("name") or "")
+        yield one, name, f"{name or 'an entry without a name'} in {variable}"
 
 
 def _texts(value: object) -> list[str]:
@@ -64,11 +71,8 @@ def repository_faults(repositories: Iterable[Mapping[str, Any]]) -> list[str]:
     Returns:
         A sentence for each fault.
     """
-    repositories = list(repositories)
-    faults = list(_twice((one.get("name") for one in repositories), "common_apt_repositories"))
-    for one in repositories:
-        name = str(one.get("name") or "")
-        said = f"{name or 'an entry without a name'} in common_apt_repositories"
+    faults: list[str] = []
+    for one, name, said in _named(repositories, "common_apt_repositories", faults):
         suites, components = _texts(one.get("suites")), _texts(one.get("components"))
         if not NAME.fullmatch(name):
             faults.append(f"{said}: name must have small letters, digits and the signs +.-, such as pgdg.")
@@ -118,11 +122,8 @@ def binary_faults(binaries: Iterable[Mapping[str, Any]]) -> list[str]:
     Returns:
         A sentence for each fault.
     """
-    binaries = list(binaries)
-    faults = list(_twice((one.get("name") for one in binaries), "common_binaries"))
-    for one in binaries:
-        name = str(one.get("name") or "")
-        said = f"{name or 'an entry without a name'} in common_binaries"
+    faults: list[str] = []
+    for one, name, said in _named(binaries, "common_binaries", faults):
         if not PROGRAM.fullmatch(name) or name in TAKEN:
             faults.append(f"{said}: name must be that of a program, such as scw, and not {', '.join(TAKEN)}.")
         if fault := _source_fault(one):
